@@ -1,0 +1,1 @@
+"""One table for each network: released names, and our shape from its `config.json`."""

@@ -1,0 +1,1 @@
+"""Networks only: tensors in, tensors out. They know nothing of the method."""

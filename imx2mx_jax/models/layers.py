@@ -1,0 +1,139 @@
+"""Layers that several networks share. Channels last; norms in float32; matmuls in `dtype`."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from imx2mx_jax.models.attention import attention
+from imx2mx_jax.shapes import Array, Float, Num
+
+
+def conv(c_in: int, c_out: int, size: int = 3, *, stride: int = 1, dtype, rngs: nnx.Rngs) -> nnx.Conv:
+  """A square convolution that pads by size // 2 on every side, as PyTorch's `padding=1` does at 3."""
+  pad = size // 2
+  return nnx.Conv(
+    c_in, c_out, (size, size), strides=stride, padding=((pad, pad), (pad, pad)), dtype=dtype, rngs=rngs
+  )
+
+
+def linear(d_in: int, d_out: int, *, bias: bool = True, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+  return nnx.Linear(d_in, d_out, use_bias=bias, dtype=dtype, rngs=rngs)
+
+
+class GroupNorm(nnx.Module):
+  """Group normalisation over space and each group's channels, in float32; returns the input's dtype."""
+
+  def __init__(self, channels: int, groups: int, eps: float, *, rngs: nnx.Rngs):
+    self.scale = nnx.Param(jnp.ones(channels))
+    self.bias = nnx.Param(jnp.zeros(channels))
+    self.groups, self.eps = groups, eps
+
+  @jax.named_scope("group_norm")
+  def __call__(self, x: Float[Array, "B *space C"]) -> Float[Array, "B *space C"]:
+    rows, channels = x.shape[0], x.shape[-1]
+    y = x.astype(jnp.float32).reshape(rows, -1, self.groups, channels // self.groups)
+    mean = y.mean(axis=(1, 3), keepdims=True)
+    variance = jnp.square(y - mean).mean(axis=(1, 3), keepdims=True)
+    y = ((y - mean) * jax.lax.rsqrt(variance + self.eps)).reshape(x.shape)
+    return (y * self.scale + self.bias).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+  """Layer normalisation in float32; returns the input's dtype."""
+
+  def __init__(self, width: int, eps: float = 1e-5, *, rngs: nnx.Rngs):
+    self.scale = nnx.Param(jnp.ones(width))
+    self.bias = nnx.Param(jnp.zeros(width))
+    self.eps = eps
+
+  @jax.named_scope("layer_norm")
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    y = x.astype(jnp.float32)
+    mean = y.mean(axis=-1, keepdims=True)
+    variance = jnp.square(y - mean).mean(axis=-1, keepdims=True)
+    y = (y - mean) * jax.lax.rsqrt(variance + self.eps)
+    return (y * self.scale + self.bias).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+  """Multi-head attention of x to a context (to itself where there is none). diffusers' `Attention`."""
+
+  def __init__(
+    self,
+    width: int,
+    context_width: int,
+    heads: int,
+    head_width: int,
+    *,
+    bias: bool = False,
+    dtype,
+    rngs: nnx.Rngs,
+  ):
+    inner = heads * head_width
+    self.q = linear(width, inner, bias=bias, dtype=dtype, rngs=rngs)
+    self.k = linear(context_width, inner, bias=bias, dtype=dtype, rngs=rngs)
+    self.v = linear(context_width, inner, bias=bias, dtype=dtype, rngs=rngs)
+    self.out = linear(inner, width, dtype=dtype, rngs=rngs)
+    self.heads = heads
+
+  def __call__(
+    self,
+    x: Float[Array, "B L D"],
+    context: Float[Array, "B M E"] | None = None,
+    *,
+    causal: bool = False,
+  ) -> Float[Array, "B L D"]:
+    context = x if context is None else context
+    split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)
+    y = attention(split(self.q(x)), split(self.k(context)), split(self.v(context)), causal=causal)
+    return self.out(y.reshape(*y.shape[:2], -1))
+
+
+class FeedForward(nnx.Module):
+  """GEGLU feed-forward: value * GELU(gate), exact erf; inner width 4 D."""
+
+  def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
+    self.proj = linear(width, 8 * width, dtype=dtype, rngs=rngs)
+    self.out = linear(4 * width, width, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    value, gate = jnp.split(self.proj(x), 2, axis=-1)
+    return self.out(value * jax.nn.gelu(gate, approximate=False))
+
+
+class TimeEmbedding(nnx.Module):
+  """Timesteps -> sinusoids (cosines first) -> Linear, SiLU, Linear."""
+
+  def __init__(self, channels: int, width: int, *, dtype, rngs: nnx.Rngs):
+    self.linear1 = linear(channels, width, dtype=dtype, rngs=rngs)
+    self.linear2 = linear(width, width, dtype=dtype, rngs=rngs)
+    self.channels = channels
+
+  def __call__(self, timesteps: Num[Array, " B"]) -> Float[Array, "B D"]:
+    half = self.channels // 2
+    frequencies = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    return self.linear2(jax.nn.silu(self.linear1(waves)))
+
+
+class Downsample(nnx.Module):
+  """Convolution of stride 2, padded by one on every side."""
+
+  def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
+    self.conv = conv(channels, channels, stride=2, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 C"]:
+    return self.conv(x)
+
+
+class Upsample(nnx.Module):
+  """Nearest-neighbour doubling, then a convolution."""
+
+  def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
+    self.conv = conv(channels, channels, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 C"]:
+    return self.conv(x.repeat(2, axis=1).repeat(2, axis=2))

@@ -1,0 +1,25 @@
+"""The legend of array shapes, in one place.
+
+| letter | axis                                                             |
+|--------|------------------------------------------------------------------|
+| N      | views that are edited                                            |
+| T      | frames that the student sees: T = N + 1, the clean reference first |
+| B      | batch rows; for the teacher, guidance branches x views, branch-major |
+| H W    | pixels                                                           |
+| h w    | latent cells                                                     |
+| L M    | tokens: of the queries, of the keys                              |
+| C D    | channels of a map, width of a token                              |
+| n d    | attention heads, width of a head                                 |
+
+Images are channels-last float32 in [-1, 1] inside the program and uint8 at its doors. Annotations
+are checked in the tests only (jaxtyping's import hook); at run time they cost nothing.
+"""
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt8
+
+Params = dict[str, jax.Array]
+"""A network's parameters: a flat dict from "path/of/the/parameter" to its array."""
+
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "Params", "UInt8", "np"]
