@@ -5,15 +5,18 @@ whatever differs between cases is read from the JSON file beside the tensors, so
 in the same format runs unchanged (GOLDEN_DIR).
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -100,7 +103,9 @@ class Case:
     """A parameter by its released name (with the section's prefix) and released shape."""
     return parameter(self.json["salt"], name, shape, self.json.get("gain", 1.0))
 
-  def network(self, cls, shape, dialects, *, prefix: str = "", names_have: str = "", **kwargs) -> Network:
+  def network(
+    self, cls, shape, dialects, *, prefix: str = "", names_have: str = "", **kwargs
+  ) -> Network:
     """`cls(shape)` filled by the recipe, through the shipped conversion tables.
 
     prefix: put before each released name in the recipe's strings. names_have: a prefix that the
@@ -122,13 +127,17 @@ class Case:
     The first name that differs is the first place where the computation goes wrong.
     """
     spec = self.json["fingerprints"][group]
-    for name, shape, wanted in zip(spec["names"], spec["shapes"], self.stored[spec["tensor"]], strict=True):
+    for name, shape, wanted in zip(
+      spec["names"], spec["shapes"], self.stored[spec["tensor"]], strict=True
+    ):
       if name in leave_out:
         continue
       assert name in ours, f"{self.name}: {name} was not computed"
       assert tuple(np.shape(ours[name])) == tuple(shape), f"{self.name}: {name} has another shape"
       error = fingerprint_error(name, self.json["salt"], ours[name], wanted)
-      assert error <= tau, f"{self.name}: first wrong at {name}: {error:.2e} relative, allowed {tau:.0e}"
+      assert error <= tau, (
+        f"{self.name}: first wrong at {name}: {error:.2e} relative, allowed {tau:.0e}"
+      )
 
 
 def normal(salt: str, name: str, shape) -> np.ndarray:
@@ -179,6 +188,43 @@ def assert_close(ours, theirs, *, atol: float = 0.0, rtol: float = 0.0, what: st
       f"{what}: {wrong.sum()} of {wrong.size} elements differ, first at {first}: "
       f"{ours[first]} instead of {theirs[first]}; largest error {error.max():.2e}"
     )
+
+
+def released(params: dict[str, np.ndarray], table: names.Table) -> dict[str, np.ndarray]:
+  """Our parameters (or their gradients) under their released names and in the released layout."""
+  rows = names.assignments({path: leaf.shape for path, leaf in params.items()}, table)
+  return {
+    row.released: names.TRANSFORMS[row.transform].released(np.asarray(params[row.path]))
+    for row in rows
+  }
+
+
+@contextlib.contextmanager
+def record(module: nnx.Module, pattern: str = ".*"):
+  """{path: output} of the layers whose path matches, filled while the module runs.
+
+  Works inside a jitted function too, where the outputs are traced and must be returned from it.
+  """
+  outputs: dict = {}
+  layers = {
+    "/".join(map(str, path)): layer for path, layer in nnx.iter_modules(module) if callable(layer)
+  }
+  layers = {path: layer for path, layer in layers.items() if re.fullmatch(pattern, path)}
+  for path, layer in layers.items():
+    layer.__class__ = _recording(type(layer), path, outputs)
+  try:
+    yield outputs
+  finally:
+    for layer in layers.values():
+      layer.__class__ = type(layer).__base__
+
+
+def _recording(cls: type[nnx.Module], path: str, outputs: dict) -> type[nnx.Module]:
+  def __call__(self, *args, **kwargs):
+    outputs[path] = cls.__call__(self, *args, **kwargs)
+    return outputs[path]
+
+  return type(cls)(cls.__name__, (cls,), {"__call__": __call__})
 
 
 def nhwc(x: np.ndarray) -> np.ndarray:
