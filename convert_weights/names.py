@@ -1,8 +1,8 @@
 """Which released tensor becomes which of our parameters: tables, not a program.
 
 A row is (pattern of our path, released name, transform). The pattern is a regular expression that
-must match the whole path; the released name may use its groups (`\\1`). Exactly one row matches
-each of our parameters. Where checkpoints come in several spellings, each has a table of its own
+must match the whole path; the released name may use its groups (`\\1`), in which slashes become
+dots. Exactly one row matches each of our parameters. Where checkpoints come in several spellings, each has a table of its own
 (a dialect); the dialect that fits the source best is taken.
 """
 
@@ -48,7 +48,9 @@ def _split_bias(index: int) -> Transform:
 TRANSFORMS = {
   "same": Transform(lambda x: x, lambda x: x),
   "linear": Transform(lambda x: x.T, lambda x: x.T),  # [out, in] -> [in, out]
-  "conv": Transform(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)),  # OIHW -> HWIO
+  "conv": Transform(
+    lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1)
+  ),  # OIHW -> HWIO
   "conv1x1_to_linear": Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None]),
   # one released [3 D, ...] tensor holds queries, keys and values
   **{f"split_{n}_linear": _split_linear(i) for i, n in enumerate("qkv")},
@@ -113,7 +115,8 @@ def assign(path: str, shape: Shape, table: Table) -> Assignment:
   rule, found = matches[0]
   weightless = np.broadcast_to(np.zeros((), np.int8), shape)
   released_shape = TRANSFORMS[rule.transform].released(weightless).shape
-  return Assignment(path, shape, found.expand(rule.released), released_shape, rule.transform)
+  released = found.expand(rule.released).replace("/", ".")
+  return Assignment(path, shape, released, released_shape, rule.transform)
 
 
 def assignments(targets: Mapping[str, Shape], table: Table) -> list[Assignment]:
@@ -124,7 +127,9 @@ def assignments(targets: Mapping[str, Shape], table: Table) -> list[Assignment]:
 def problems(plan: Iterable[Assignment], source: Mapping[str, Shape], table: Table) -> list[str]:
   """What keeps the source {released name: shape} from being this network: one line each."""
   wanted = {row.released: row.released_shape for row in plan}
-  missing = [f"missing: {name} {list(shape)}" for name, shape in wanted.items() if name not in source]
+  missing = [
+    f"missing: {name} {list(shape)}" for name, shape in wanted.items() if name not in source
+  ]
   misshapen = [
     f"misshapen: {name} is {list(source[name])}, wanted {list(shape)}"
     for name, shape in wanted.items()
@@ -138,7 +143,9 @@ def problems(plan: Iterable[Assignment], source: Mapping[str, Shape], table: Tab
   return missing + misshapen + unused
 
 
-def plan(targets: Mapping[str, Shape], source: Mapping[str, Shape], dialects: Sequence[Table]) -> list[Assignment]:
+def plan(
+  targets: Mapping[str, Shape], source: Mapping[str, Shape], dialects: Sequence[Table]
+) -> list[Assignment]:
   """The assignments that turn the source into our parameters, in the dialect that fits best.
 
   Strict both ways: raises one ConversionError with every missing, misshapen and unused tensor.

@@ -10,11 +10,19 @@ from imx2mx_jax.models.attention import attention
 from imx2mx_jax.shapes import Array, Float, Num
 
 
-def conv(c_in: int, c_out: int, size: int = 3, *, stride: int = 1, dtype, rngs: nnx.Rngs) -> nnx.Conv:
+def conv(
+  c_in: int, c_out: int, size: int = 3, *, stride: int = 1, dtype, rngs: nnx.Rngs
+) -> nnx.Conv:
   """A square convolution that pads by size // 2 on every side, as PyTorch's `padding=1` does at 3."""
   pad = size // 2
   return nnx.Conv(
-    c_in, c_out, (size, size), strides=stride, padding=((pad, pad), (pad, pad)), dtype=dtype, rngs=rngs
+    c_in,
+    c_out,
+    (size, size),
+    strides=stride,
+    padding=((pad, pad), (pad, pad)),
+    dtype=dtype,
+    rngs=rngs,
   )
 
 
@@ -86,6 +94,8 @@ class Attention(nnx.Module):
     causal: bool = False,
   ) -> Float[Array, "B L D"]:
     context = x if context is None else context
+    if context.shape[1] == 1:  # softmax over one key is one: queries and keys do no work
+      return jnp.broadcast_to(self.out(self.v(context)), x.shape)
     split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)
     y = attention(split(self.q(x)), split(self.k(context)), split(self.v(context)), causal=causal)
     return self.out(y.reshape(*y.shape[:2], -1))
