@@ -1,0 +1,102 @@
+"""The student's optimizer: clipping, AdamW, and a learning rate that warms up and anneals."""
+
+import dataclasses
+from typing import NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from imx2mx_jax.shapes import Array, Float, Num, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRate:
+  """From `start` linearly to `peak` at iteration warmup - 1, then by a cosine to `final`.
+
+  decay: how many iterations the cosine takes.
+  """
+
+  peak: float
+  final: float
+  warmup: int
+  decay: int
+  start: float
+
+  @classmethod
+  def over(cls, total: int, *, peak: float, final: float, warmup: int) -> Self:
+    """The rate of a run of `total` iterations, the last of which has the final rate."""
+    return cls(peak, final, warmup, max(total - 1 - warmup, 1), peak / max(warmup, 1))
+
+  @classmethod
+  def authors(
+    cls, dt: int, iterations: int, *, peak: float, final: float, warmup: int, start: float = 1e-9
+  ) -> Self:
+    """The authors' rate, which anneals as if all 1000 / dt timesteps had the same `iterations`.
+
+    The first one has more, so a run ends with iterations at the constant final rate; and its
+    iteration 0 has the rate `start`, which is next to nothing.
+    """
+    decay = int(1000 / dt * iterations - warmup)
+    return cls(peak, final, warmup, decay, peak if warmup == 1 else start)
+
+  def __call__(self, step: int | Num[Array, "*steps"]) -> Float[Array, "*steps"]:
+    """The rate of iteration `step`, counted from 0; an optax schedule."""
+    warming = self.start + (self.peak - self.start) * step / max(self.warmup - 1, 1)
+    progress = jnp.clip((step - self.warmup) / self.decay, 0, 1) if self.decay > 0 else 1.0
+    annealing = self.final + (self.peak - self.final) * (1 + jnp.cos(jnp.pi * progress)) / 2
+    return jnp.where(step < self.warmup, warming, annealing)
+
+
+class ClipState(NamedTuple):
+  """norm: of the last gradient, before it was clipped."""
+
+  norm: Float[Array, ""]
+
+
+def optimizer(
+  rate: LearningRate,
+  *,
+  clip_norm: float = 0.5,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  weight_decay: float = 0.01,
+  authors: bool = False,
+) -> optax.GradientTransformation:
+  """Clips the gradient's global norm, then AdamW with decoupled decay.
+
+  Kernels and embeddings are decayed, norms and biases (fewer than two dimensions) are not; the
+  authors decay everything.
+  """
+  decayed = None if authors else matrices
+  return optax.chain(
+    clip_by_global_norm(clip_norm),
+    optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=decayed),
+  )
+
+
+def matrices(params: Params) -> dict[str, bool]:
+  """Which parameters have two or more dimensions."""
+  return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
+
+
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+  """optax.clip_by_global_norm that remembers the norm, so that reporting it costs nothing more."""
+
+  def init(params: Params) -> ClipState:
+    del params
+    return ClipState(jnp.zeros([]))
+
+  def update(gradients: Params, state: ClipState, params: Params | None = None):
+    del state, params
+    norm = optax.global_norm(gradients)
+    scale = limit / jnp.maximum(norm, limit)
+    return jax.tree.map(lambda g: g * scale, gradients), ClipState(norm)
+
+  return optax.GradientTransformation(init, update)
+
+
+def gradient_norm(state: optax.OptState) -> Float[Array, ""]:
+  """The global norm of the last gradient before clipping, from the optimizer's state."""
+  return state[0].norm
