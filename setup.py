@@ -1,0 +1,44 @@
+"""Packaging. `pip install -e ".[test]"` for the tests, `".[cuda]"` or `".[tpu]"` for accelerators."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+here = pathlib.Path(__file__).parent
+source = (here / "imx2mx_jax" / "__init__.py").read_text()
+
+setup(
+  name="imx2mx_jax",
+  version=re.search(r'__version__ = "(.+)"', source)[1],
+  description="Consistent multi-view photo editing by instruction, in JAX (InstructMix2Mix)",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11",
+  packages=find_packages(include=["imx2mx_jax*", "convert_weights*"]),
+  package_data={"imx2mx_jax.micro": ["**/*.json", "**/*.safetensors", "**/*.png", "**/*.txt"]},
+  install_requires=[
+    "absl-py>=2.1",
+    "diffusers>=0.38",
+    "etils[epath]>=1.11",
+    "flax>=0.12.8",
+    "huggingface_hub>=1.0",
+    "jax>=0.10",
+    "jaxtyping>=0.3.3",
+    "ml_collections>=1.0",
+    "numpy>=2.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "pillow>=11.0",
+    "rich>=13.9",
+    "safetensors>=0.6",
+    "tensorboard>=2.20",
+    "transformers>=5.0",
+  ],
+  extras_require={
+    "cuda": ["jax[cuda13]"],
+    "tpu": ["jax[tpu]"],
+    "test": ["beartype>=0.22", "pytest>=9.0", "ruff>=0.17", "scipy>=1.14"],
+    "parity": ["torch>=2.13"],
+  },
+)
