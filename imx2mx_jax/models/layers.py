@@ -129,6 +129,41 @@ class TimeEmbedding(nnx.Module):
     return self.linear2(jax.nn.silu(self.linear1(waves)))
 
 
+class ResBlock(nnx.Module):
+  """diffusers' `ResnetBlock2D`: norm, SiLU, convolution, twice, the time added between; a skip.
+
+  time_width: width of the time embedding, to which SiLU has been applied; None: there is none.
+  """
+
+  def __init__(
+    self,
+    c_in: int,
+    c_out: int,
+    *,
+    groups: int,
+    eps: float,
+    time_width: int | None = None,
+    dtype,
+    rngs: nnx.Rngs,
+  ):
+    self.norm1 = GroupNorm(c_in, groups, eps, rngs=rngs)
+    self.conv1 = conv(c_in, c_out, dtype=dtype, rngs=rngs)
+    self.time = linear(time_width, c_out, dtype=dtype, rngs=rngs) if time_width else None
+    self.norm2 = GroupNorm(c_out, groups, eps, rngs=rngs)
+    self.conv2 = conv(c_out, c_out, dtype=dtype, rngs=rngs)
+    self.skip = linear(c_in, c_out, dtype=dtype, rngs=rngs) if c_in != c_out else None
+
+  @jax.named_scope("res_block")
+  def __call__(
+    self, x: Float[Array, "B h w C"], time: Float[Array, "B E"] | None = None
+  ) -> Float[Array, "B h w D"]:
+    h = self.conv1(jax.nn.silu(self.norm1(x)))
+    if self.time is not None:
+      h = h + self.time(time)[:, None, None]
+    h = self.conv2(jax.nn.silu(self.norm2(h)))
+    return h + (x if self.skip is None else self.skip(x))
+
+
 class Downsample(nnx.Module):
   """Convolution of stride 2, padded by one on every side."""
 
@@ -140,10 +175,13 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-  """Nearest-neighbour doubling, then a convolution."""
+  """Nearest-neighbour doubling, cropped to `size` where that is given, then a convolution."""
 
   def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
     self.conv = conv(channels, channels, dtype=dtype, rngs=rngs)
 
-  def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 C"]:
-    return self.conv(x.repeat(2, axis=1).repeat(2, axis=2))
+  def __call__(
+    self, x: Float[Array, "B h w C"], size: tuple[int, int] | None = None
+  ) -> Float[Array, "B h2 w2 C"]:
+    height, width = size or (None, None)
+    return self.conv(x.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width])
