@@ -1,0 +1,50 @@
+"""The paper's edits with the paper's settings, on converted released weights.
+
+    python -m imx2mx_jax.main --config=configs/paper.py:person_knight
+
+Needs the scene in data/ (transforms.json and its photographs) and four converted folders in
+weights/; the README says where each comes from and under which licence:
+
+    python -m convert_weights --model=teacher --src=... --dst=weights/teacher
+    python -m convert_weights --model=student --src=... --dst=weights/student
+    python -m convert_weights --model=student_vae --src=... --dst=weights/student_vae
+    python -m convert_weights --model=image_encoder --src=... --dst=weights/image_encoder
+
+Writes runs/person_knight. Four views, 2150 iterations, about 34 TFLOP each.
+"""
+
+from imx2mx_jax import config as settings
+
+EDITS = {  # name: (scene, instruction, text guidance, image guidance)
+  "face_venetian_mask": ("face", "Give him a Venetian mask", 7.5, 1.5),
+  "face_vampire": ("face", "Turn him into a vampire", 7.5, 1.5),
+  "face_elf": ("face", "Turn him into Tolkien Elf", 9.0, 1.5),
+  "face_batman": ("face", "Turn him into batman", 7.5, 1.5),
+  "face_skull": ("face", "Turn his face into a skull", 7.5, 1.5),
+  "face_einstein": ("face", "Turn him into Albert Einstein", 7.5, 1.5),
+  "face_van_gogh": ("face", "Turn it to a Van Gogh painting", 7.5, 1.5),
+  "face_paint": ("face", "Give him face paint", 7.5, 1.5),
+  "bear_panda": ("bear", "Turn the bear to a panda bear", 6.0, 1.5),
+  "bear_polar": ("bear", "Turn the bear to a polar bear", 6.0, 1.5),
+  "bear_grizzly": ("bear", "Turn the bear to a grizzly bear", 5.5, 1.5),
+  "bear_wooden": ("bear", "Turn the bear to a wooden bear", 8.5, 1.5),
+  "person_iron_man": ("person-small", "Turn him into Iron Man", 7.5, 1.5),
+  "person_robot": ("person-small", "Turn the man into a robot", 5.5, 1.8),
+  "person_suit": ("person-small", "Make him in a suit", 6.5, 1.8),
+  "person_clown": ("person-small", "Turn him into a clown", 6.0, 1.8),
+  "person_marble": ("person-small", "Make him into a marble statue", 7.5, 1.5),
+  "person_cowboy": ("person-small", "Turn him into a cowboy with a hat", 6.0, 1.5),
+  "person_soldier": ("person-small", "Turn him into a soldier", 7.5, 1.5),
+  "person_knight": ("person-small", "Turn him into a knight", 6.0, 1.5),
+}
+
+
+def get_config(edit=""):
+  scene, instruction, text_guidance, image_guidance = settings.pick(EDITS, edit)
+  config = settings.default()
+  config.run_dir = f"runs/{edit}"
+  config.instruction = instruction
+  config.scene.path = f"data/{scene}"
+  config.teacher.text_guidance = text_guidance
+  config.teacher.image_guidance = image_guidance
+  return config

@@ -1,0 +1,348 @@
+"""Settings: their defaults, the command line over them, and the checked form that a run reads.
+
+The frozen dataclasses below are the one list of fields, with the paper's values. A config file has
+a function `get_config()` that takes `default()`, the same as an ml_collections tree, and changes
+fields; the command line may change any field again (`--config=FILE --config.distill.dt=50`).
+`resolve` checks the tree, turns it into a `RunConfig` and is its only reader.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import math
+import pathlib
+import re
+import runpy
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from imx2mx_jax.errors import ConfigError, UserError
+
+Row = TypeVar("Row")
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneConfig:
+  """Which photographs."""
+
+  path: str = ""  # folder with transforms.json and the photographs
+  frames: tuple[int | str, ...] = ()  # views to edit: "3,0,2" (from 0) or "a.jpg,b.jpg"; "": all
+  reference: int | str = ""  # the view that the teacher edits first, likewise; "": from the seed
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+  """The editor of single pictures, InstructPix2Pix."""
+
+  weights: str = "weights/teacher"  # converted folder (python -m convert_weights)
+  size: int = 512  # pixels; it sees squares
+  text_guidance: float = 7.5  # s_T; more: a stronger edit. 6 to 9 is useful
+  image_guidance: float = 1.5  # s_I; more: closer to the photograph. 1.5 to 1.8 is useful
+  steps: int = 100  # of sampling, when it edits the reference view
+  cross_view: bool = True  # random cross-view attention: all views look at one of them
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig:
+  """The multi-view diffusion model, SEVA."""
+
+  weights: str = "weights/student"  # converted folder
+  vae: str = "weights/student_vae"  # converted folder
+  image_encoder: str = "weights/image_encoder"  # converted folder
+  size: int = 576  # pixels; it sees squares
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+  """How the student learns from the teacher on its way down its timesteps."""
+
+  t_max: int = 999  # first timestep of the student
+  t_min: int = 25  # last timestep of the student
+  dt: int = 25  # distance between its timesteps
+  iterations_first: int = 200  # at the first timestep
+  iterations: int = 50  # at each other timestep
+  t_stop: int = 0  # at timesteps below it only sample, plainly
+  teacher_t: str = "truncated_normal"  # or "uniform", or "matched": the student's timestep
+  upper: int = 950  # highest timestep of the teacher
+  shape_factor: float = 0.5  # f of the truncated normal; more: nearer to `upper`
+  reference: str = "edited"  # what the student is conditioned on; or "source"
+  mapping: str = "resize"  # of latents to the teacher's grid; or "learned", a convolution
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """AdamW and its learning rate: linear warm-up, cosine decay."""
+
+  lr: float = 1e-4  # after the warm-up
+  final_lr: float = 5e-5  # after the decay
+  min_lr: float = 1e-9  # of the first iteration
+  warmup: int = 200  # iterations
+  clip: float = 0.5  # largest norm of the gradient
+  b1: float = 0.9  # decay of the first moment
+  b2: float = 0.999  # decay of the second moment
+  eps: float = 1e-8  # added to the root of the second moment
+  weight_decay: float = 0.01  # share of the learning rate
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputConfig:
+  """What is made of the last prediction."""
+
+  decoder: str = "student"  # views at the student's size; "teacher": at the teacher's, softer
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """One run. `resolve` leaves nothing open but what the seed decides."""
+
+  instruction: str = ""  # what to do with the scene, as one says it: "turn him into a knight"
+  seed: int = 42  # of every random number of the run
+  run_dir: str = ""  # folder that the run writes; "": runs/SCENE-INSTRUCTION
+  preview: bool = False  # edit only the reference view, at several guidance scales, and stop
+  method: str = "distill"  # or "teacher_only": each view by itself; or "student_only": no teacher
+  compat: str = ""  # "authors": do as the authors' program does where ours does better
+  dtype: str = ""  # of the arithmetic; "": float32 on CPUs, bfloat16 on GPUs and TPUs
+  log_every: int = 50  # iterations in one call to the device; metrics come home after each call
+  save_every: int = 500  # iterations between saved states, from which a stopped run goes on
+  image_every: int = 500  # iterations between pictures in TensorBoard; 0: none
+  scene: SceneConfig = SceneConfig()
+  teacher: TeacherConfig = TeacherConfig()
+  student: StudentConfig = StudentConfig()
+  distill: DistillConfig = DistillConfig()
+  optim: OptimConfig = OptimConfig()
+  output: OutputConfig = OutputConfig()
+
+
+def default() -> ConfigDict:
+  """The defaults as a tree for config files; locked, so that a misspelt field is an error."""
+  tree = dataclasses.asdict(RunConfig())
+  tree["scene"]["frames"] = ""  # the tree holds what one types; `resolve` takes it apart
+  return ConfigDict(tree).lock()
+
+
+def pick(table: Mapping[str, Row], name: str) -> Row:
+  """A row of a config file's table, as in --config=FILE:NAME. Raises ConfigError."""
+  if name in table:
+    return table[name]
+  nearest = difflib.get_close_matches(name, table, n=1, cutoff=0.0)[0]
+  raise ConfigError(f"{name!r} is not one of {', '.join(table)}; did you mean {nearest!r}?")
+
+
+def describe() -> str:
+  """Every field with its type, default and meaning, a line each, for --help."""
+  nested = {f"{field.name}.": field.type for field in dataclasses.fields(RunConfig)}
+  groups = {"": RunConfig} | {k: v for k, v in nested.items() if dataclasses.is_dataclass(v)}
+  lines = []
+  for prefix, group in groups.items():
+    commented = re.findall(r"^  (\w+: .+ = .+  # .+)$", inspect.getsource(group), re.MULTILINE)
+    lines += [f"  --config.{prefix}{line}" for line in commented]
+  return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Check:
+  """wanted: what a value must be, in words that follow "must be"."""
+
+  holds: Callable[[Any], bool]
+  wanted: str
+
+
+def _choice(*values: str) -> _Check:
+  return _Check(lambda x: x in values, "one of " + ", ".join(repr(value) for value in values))
+
+
+def _between(low: float, high: float) -> _Check:
+  return _Check(lambda x: low <= x <= high, f"from {low} to {high}")
+
+
+def _given(wanted: str) -> _Check:
+  return _Check(lambda x: bool(x.strip()), wanted)
+
+
+_FOLDER = _given("a folder that python -m convert_weights has written")
+_COUNT = _Check(lambda x: x >= 1, "1 or more")
+_NOT_NEGATIVE = _Check(lambda x: 0 <= x < math.inf, "0 or more")
+_POSITIVE = _Check(lambda x: 0 < x < math.inf, "more than 0")
+_MOMENT = _Check(lambda x: 0 <= x < 1, "at least 0 and below 1")
+
+_CHECKS = {
+  "instruction": _given('what to do, as one says it: "turn him into a knight"'),
+  "seed": _between(0, 2**31 - 1),
+  "method": _choice("distill", "teacher_only", "student_only"),
+  "compat": _choice("", "authors"),
+  "dtype": _choice("", "float32", "bfloat16"),
+  "log_every": _COUNT,
+  "save_every": _COUNT,
+  "image_every": _NOT_NEGATIVE,
+  "scene.path": _given("the folder that holds transforms.json and the photographs"),
+  "teacher.weights": _FOLDER,
+  "teacher.size": _COUNT,
+  "teacher.text_guidance": _NOT_NEGATIVE,
+  "teacher.image_guidance": _NOT_NEGATIVE,
+  "teacher.steps": _between(1, 1000),
+  "student.weights": _FOLDER,
+  "student.vae": _FOLDER,
+  "student.image_encoder": _FOLDER,
+  "student.size": _COUNT,
+  "distill.t_max": _between(0, 999),
+  "distill.t_min": _between(0, 999),
+  "distill.dt": _COUNT,
+  "distill.iterations_first": _NOT_NEGATIVE,
+  "distill.iterations": _NOT_NEGATIVE,
+  "distill.t_stop": _between(0, 999),
+  "distill.teacher_t": _choice("truncated_normal", "uniform", "matched"),
+  "distill.upper": _between(1, 999),
+  "distill.shape_factor": _POSITIVE,
+  "distill.reference": _choice("edited", "source"),
+  "distill.mapping": _choice("resize", "learned"),
+  "optim.lr": _POSITIVE,
+  "optim.final_lr": _NOT_NEGATIVE,
+  "optim.min_lr": _NOT_NEGATIVE,
+  "optim.warmup": _NOT_NEGATIVE,
+  "optim.clip": _POSITIVE,
+  "optim.b1": _MOMENT,
+  "optim.b2": _MOMENT,
+  "optim.eps": _POSITIVE,
+  "optim.weight_decay": _NOT_NEGATIVE,
+  "output.decoder": _choice("student", "teacher"),
+}
+
+
+def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
+  """The checked settings.
+
+  platform: jax.default_backend(); decides the dtype where the tree leaves it open.
+  Raises ConfigError for a field that is missing, unknown or senseless.
+  """
+  found, known = _flat(config), _flat(default())
+  for name in found.keys() ^ known.keys():
+    wrong = _unknown(name) if name in found else "missing"
+    raise ConfigError(
+      f"{name} is {wrong}; get_config() must start from imx2mx_jax.config.default()"
+    )
+  for name, check in _CHECKS.items():
+    if not check.holds(found[name]):
+      raise ConfigError(f"--config.{name}={found[name]!r}: it must be {check.wanted}")
+  distill = DistillConfig(**config.distill)
+  if distill.t_min > distill.t_max:
+    raise ConfigError(
+      f"--config.distill.t_min={distill.t_min}: it must not be above t_max={distill.t_max}"
+    )
+  instruction = config.instruction.strip()
+  scene = SceneConfig(
+    path=config.scene.path,
+    frames=tuple(_frame(name) for name in config.scene.frames.split(",") if name.strip()),
+    reference=_frame(config.scene.reference),
+  )
+  settled = {
+    "instruction": instruction,
+    "run_dir": config.run_dir or f"runs/{_slug(scene.path, instruction)}",
+    "dtype": config.dtype or ("float32" if platform == "cpu" else "bfloat16"),
+    "scene": scene,
+    "teacher": TeacherConfig(**config.teacher),
+    "student": StudentConfig(**config.student),
+    "distill": distill,
+    "optim": OptimConfig(**config.optim),
+    "output": OutputConfig(**config.output),
+  }
+  return RunConfig(**{**config, **settled})
+
+
+def _frame(name: str) -> int | str:
+  name = name.strip()
+  return int(name) if re.fullmatch(r"-?\d+", name) else name
+
+
+def _slug(scene: str, instruction: str) -> str:
+  words = f"{pathlib.Path(scene).absolute().name} {instruction}".lower()
+  return re.sub(r"\W+", "-", words).strip("-")[:80]
+
+
+_USAGE = "give --config=FILE and any number of --config.FIELD=VALUE"
+
+
+def parse(argv: Sequence[str]) -> ConfigDict:
+  """The settings that a command line asks for.
+
+  argv: the program's name, `--config=FILE` or `--config=FILE:ARGUMENT` (handed to get_config), and
+  any number of `--config.FIELD=VALUE`. Raises ConfigError.
+  """
+  file = flags.FlagValues()
+  flags.DEFINE_string("config", None, "the config file", flag_values=file)
+  fields = flags.FlagValues()
+  try:
+    rest = file(argv, known_only=True)
+    config = _read(file.config)
+    _check_names(rest[1:])
+    config_flags.DEFINE_config_dict("config", config, flag_values=fields, sys_argv=rest)
+    extra = fields(rest)[1:]
+  except flags.UnrecognizedFlagError as error:
+    raise ConfigError(f"--{error.flagname} is not an option; {_USAGE}") from None
+  except flags.IllegalFlagValueError as error:
+    raise ConfigError(_wrong_type(str(error))) from None
+  except flags.Error as error:
+    raise ConfigError(f"{error}; {_USAGE}") from None
+  if extra:
+    raise ConfigError(f"{extra[0]!r} is not an option; {_USAGE}")
+  return config
+
+
+def _read(argument: str | None) -> ConfigDict:
+  if not argument:
+    raise ConfigError("no config file is given; add --config=configs/default.py")
+  path, *option = argument.split(":", 1)
+  if not pathlib.Path(path).is_file():
+    raise ConfigError(f"--config={path}: there is no such file; configs/default.py is one")
+  try:
+    config = runpy.run_path(path)["get_config"](*option)
+    return config.lock()
+  except UserError:
+    raise
+  except Exception as error:  # whatever the user's file raises
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    where = f"{path}, line {lines[-1]}" if lines else path
+    misspelt = re.search(r'Did you mean "\w+" instead of "\w+"\?', str(error))
+    reason = misspelt[0] if misspelt else f"{type(error).__name__}: {error}"
+    raise ConfigError(f"{where}: {reason}") from error
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+  known = _flat(default())
+  for argument in arguments:
+    found = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+    if found and found[1] not in known:
+      raise ConfigError(f"--config.{found[1]} is {_unknown(found[1])}")
+
+
+def _unknown(name: str) -> str:
+  known = list(_flat(default()))
+  group = [field for field in known if field.startswith(f"{name}.")]
+  if group:
+    return "a group of fields; set one of them: " + ", ".join(group)
+  full = {field.rpartition(".")[2]: field for field in known} | {field: field for field in known}
+  nearest = difflib.get_close_matches(name, full, n=1, cutoff=0.0)[0]
+  return f"not a field; did you mean --config.{full[nearest]}?"
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _wrong_type(message: str) -> str:
+  """absl's message starts with "flag --config.NAME=VALUE: "."""
+  name = re.match(r"flag --config\.([\w.]+)", message)[1]
+  value = _flat(default())[name]
+  given = message.removeprefix("flag ").split(": ")[0]
+  return f"{given}: it must be {_KINDS[type(value)]}, as in --config.{name}={value}"
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+  flat = {}
+  for key, value in config.items():
+    inner = _flat(value) if isinstance(value, ConfigDict) else {"": value}
+    flat |= {f"{key}.{name}".rstrip("."): leaf for name, leaf in inner.items()}
+  return flat
