@@ -1,0 +1,413 @@
+"""Photographs and cameras from disk: transforms.json and its pictures -> Scene.
+
+Every complaint about them is a SceneError of one sentence: the file, the value found, the way out.
+Nothing is ever written into the scene's folder.
+"""
+
+import dataclasses
+import difflib
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+from absl import logging
+from etils import epath
+from PIL import Image, ImageOps
+
+from imx2mx_jax import cameras
+from imx2mx_jax.errors import SceneError
+from imx2mx_jax.shapes import Float, np
+
+FEWEST_VIEWS, MOST_VIEWS = 2, 20
+
+_FOCAL = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
+_NOT_PINHOLE = ("FISHEYE", "EQUIRECTANGULAR", "ORTHO")
+_EXIF_ORIENTATION = 0x0112
+_EXIF_QUARTERS = {6: -1, 8: 1}  # np.rot90 quarters that bring the stored picture upright
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+  """N square photographs of one scene and their cameras, in the user's order.
+
+  images: in [-1, 1]. c2w: camera-to-world as in the file, OpenCV axes (x right, y down, z forward),
+  float64, neither centred nor scaled. K: intrinsics in units of the square's side. names: the
+  pictures' file names, no two with the same stem. path: the scene's folder.
+  """
+
+  images: Float[np.ndarray, "N S S 3"]
+  c2w: Float[np.ndarray, "N 4 4"]
+  K: Float[np.ndarray, "N 3 3"]
+  names: tuple[str, ...]
+  path: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Transforms:
+  """A transforms.json: its file, its top level and its frames, as they stand there."""
+
+  file: epath.Path
+  top: Mapping[str, object]
+  frames: Sequence[Mapping[str, object]]
+
+  def where(self, index: int) -> str:
+    """What a complaint about a frame begins with: the file, the frame's number and its picture."""
+    picture = self.frames[index].get("file_path")
+    return f"{self.file}: frame {index}" + (f" ({picture})" if picture else "")
+
+  def holder(self, index: int, keys: Sequence[str], authors: bool = False) -> Mapping[str, object]:
+    """Where a frame's `keys` are looked up: the frame if it names one of them, else the top level.
+
+    authors: key by key, and the top level wins (quirk 15).
+    """
+    frame = self.frames[index]
+    if authors:
+      return {**frame, **self.top}
+    return frame if any(key in frame for key in keys) else self.top
+
+
+def load_scene(
+  path: str, frames: Sequence[int | str] = (), *, size: int, authors: bool = False
+) -> Scene:
+  """Reads the chosen frames of a scene: 2 to 20 pictures, resized and cropped to `size` pixels.
+
+  path: a folder with a NeRF-style transforms.json (OpenGL axes; nerfstudio's applied_transform is
+  undone), or that file. frames: positions in the file's list, or names of pictures; their order is
+  kept; none means all. Pictures may be of any size and mode; transparency comes to lie on white.
+
+  A picture that its EXIF tag turns by a quarter is shown upright. Its camera is taken to be that of
+  the upright picture, unless the file's w and h are those of the stored one: then the camera is
+  turned along.
+
+  authors: the frames are sorted (quirk 13), sizes may differ from the file's and poses may
+  coincide; intrinsics and resize as in quirks 15, 16 and 18.
+
+  Raises: SceneError.
+  """
+  transforms = read_transforms(path)
+  chosen = _choose(transforms, frames)
+  chosen = sorted(chosen) if authors else chosen
+  c2w = [camera_to_world(transforms, index) for index in chosen]
+  if not authors:
+    _refuse_identical_poses(transforms, chosen, c2w)
+  views = [
+    _view(transforms, index, pose, size, authors) for index, pose in zip(chosen, c2w, strict=True)
+  ]
+  _warn_of_distortion(transforms, max(views, key=lambda view: view.displacement))
+  return Scene(
+    np.stack([view.image for view in views]),
+    np.stack([view.c2w for view in views]),
+    np.stack([view.K for view in views]),
+    _names(transforms, chosen),
+    str(transforms.file.parent),
+  )
+
+
+def read_transforms(path: str) -> Transforms:
+  """Reads a folder's transforms.json, or that file itself. Raises: SceneError."""
+  folder = epath.Path(path).expanduser()
+  if not folder.exists():
+    raise SceneError(f"{folder}: there is no such folder; give one that holds a transforms.json")
+  file = folder / "transforms.json" if folder.is_dir() else folder
+  if not file.exists():
+    raise SceneError(
+      f"{folder}: this folder has no transforms.json; give the folder that holds one, "
+      "or write one with nerfstudio's ns-process-data"
+    )
+  try:
+    top = json.loads(file.read_bytes())
+  except json.JSONDecodeError as e:
+    raise SceneError(
+      f"{file}: broken JSON at line {e.lineno}, column {e.colno} ({e.msg}); "
+      "mend it there or export the file again"
+    ) from None
+  except (OSError, UnicodeDecodeError) as e:
+    raise SceneError(f"{file}: cannot be read as JSON ({e}); export the file again") from None
+  frames = top.get("frames") if isinstance(top, dict) else None
+  if not isinstance(frames, list) or not frames:
+    raise SceneError(
+      f"{file}: has no list of frames; export it again, with at least {FEWEST_VIEWS}"
+    )
+  for index, frame in enumerate(frames):
+    if not isinstance(frame, dict):
+      raise SceneError(
+        f"{file}: frame {index} is {json.dumps(frame):.40}, not an object with a file_path and a "
+        "transform_matrix; mend or remove it"
+      )
+  return Transforms(file, top, frames)
+
+
+def camera_to_world(transforms: Transforms, index: int) -> Float[np.ndarray, "4 4"]:
+  """A frame's pose, applied_transform undone, in OpenCV axes, float64. Raises: SceneError."""
+  where, frame = transforms.where(index), transforms.frames[index]
+  if "transform_matrix" not in frame:
+    raise SceneError(f"{where} has no transform_matrix; add its camera's pose or leave it out")
+  pose = _matrix(frame["transform_matrix"], [(4, 4)], f"{where}: transform_matrix")
+  if "applied_transform" in transforms.top:
+    what = f"{transforms.file}: applied_transform"
+    applied = _matrix(transforms.top["applied_transform"], [(3, 4), (4, 4)], what)
+    applied = np.concatenate([applied[:3], [[0.0, 0.0, 0.0, 1.0]]])
+    if abs(np.linalg.det(applied)) < 1e-9:
+      raise SceneError(f"{what} is singular, so that it cannot be undone; mend or remove it")
+    pose = np.linalg.inv(applied) @ pose
+  _refuse_non_rigid(pose, where)
+  return pose * np.array([1.0, -1.0, -1.0, 1.0])
+
+
+def intrinsics(
+  transforms: Transforms, index: int, hw: tuple[int, int], *, authors: bool = False
+) -> Float[np.ndarray, "3 3"]:
+  """A frame's intrinsics in the file's own units, float64; `hw` is the picture's size in pixels.
+
+  fl_x or camera_angle_x is needed; fl_y is fl_x and the principal point the middle where missing.
+  A frame's own focal length or principal point wins over the top level's. Raises: SceneError.
+  """
+  where, (height, width) = transforms.where(index), hw
+  focal = transforms.holder(index, _FOCAL, authors)
+  if "fl_x" not in focal and "camera_angle_x" not in focal:
+    raise SceneError(
+      f"{where} has no focal length; add fl_x (in pixels) or camera_angle_x (in radians) "
+      "to the frame or to the top level of the file"
+    )
+  fl_x = _focal_length(focal, "x", width, where)
+  has_y = "fl_y" in focal or "camera_angle_y" in focal
+  fl_y = _focal_length(focal, "y", height, where) if has_y else fl_x
+  in_pixels = "fl_x" not in focal or fl_x >= 10
+  middle = (width / 2, height / 2) if in_pixels else (0.5, 0.5)
+  principal = transforms.holder(index, ("cx", "cy"), authors)
+  cx, cy = (
+    _number(principal, key, where) if key in principal else default
+    for key, default in zip(("cx", "cy"), middle, strict=True)
+  )
+  return np.array([[fl_x, 0, cx], [0, fl_y, cy], [0, 0, 1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+  image: np.ndarray
+  c2w: np.ndarray
+  K: np.ndarray
+  index: int
+  hw: tuple[int, int]
+  displacement: float
+
+
+def _view(transforms: Transforms, index: int, c2w: np.ndarray, size: int, authors: bool) -> _View:
+  where = transforms.where(index)
+  model = str(transforms.holder(index, ("camera_model",)).get("camera_model", ""))
+  if any(name in model.upper() for name in _NOT_PINHOLE):
+    raise SceneError(
+      f"{where} has the camera model {model}, which no pinhole camera stands for; "
+      "undistort the pictures first (for example with COLMAP's image_undistorter)"
+    )
+  pixels, orientation = _read_picture(transforms, index)
+  quarters = 0 if authors else _quarters_from_file(transforms, index, pixels.shape[:2], orientation)
+  pixels = np.rot90(pixels, -quarters)  # as the file's camera saw it
+  hw = pixels.shape[:2]
+  K = intrinsics(transforms, index, hw, authors=authors)
+  K = cameras.pixel_intrinsics(K, hw, authors=authors)
+  lens = transforms.holder(index, cameras.DISTORTION)
+  lens = {key: _number(lens, key, where) for key in cameras.DISTORTION if key in lens}
+  displacement = cameras.lens_displacement(K, hw, lens)
+  image, crop = cameras.resize_and_crop(pixels, size, authors=authors)
+  c2w, K = cameras.turn(c2w, cameras.crop_intrinsics(K, crop), quarters)
+  return _View(np.rot90(image, quarters), c2w, K, index, hw, displacement)
+
+
+def _quarters_from_file(
+  transforms: Transforms, index: int, hw: tuple[int, int], orientation: int
+) -> int:
+  """By how many quarters the upright picture (of size hw) is turned against the file's w and h."""
+  where = transforms.where(index)
+  sizes = transforms.holder(index, ("w", "h"))
+  wanted = [_number(sizes, key, where) if key in sizes else None for key in ("h", "w")]
+  fits = lambda found: all(w in (None, f) for w, f in zip(wanted, found, strict=True))
+  if fits(hw):
+    return 0
+  if orientation in _EXIF_QUARTERS and fits(hw[::-1]):
+    return _EXIF_QUARTERS[orientation]
+  stated = " and ".join(f"{k} = {v:g}" for k, v in zip("hw", wanted, strict=True) if v is not None)
+  raise SceneError(
+    f"{where} is a picture of {hw[1]} x {hw[0]} pixels, but the file has {stated}; "
+    "use the pictures that the cameras were computed for, or scale w, h and the intrinsics"
+  )
+
+
+def _read_picture(transforms: Transforms, index: int) -> tuple[np.ndarray, int]:
+  """[H W 3] float32 in [-1, 1], upright, and the EXIF orientation."""
+  where = transforms.where(index)
+  path = transforms.file.parent / _file_path(transforms, index)
+  path = path if path.suffix else path.with_suffix(".png")  # as in NeRF's synthetic scenes
+  try:
+    with path.open("rb") as stream, Image.open(stream) as picture:
+      orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+      return _pixels(ImageOps.exif_transpose(picture), where), orientation
+  except FileNotFoundError:
+    raise SceneError(
+      f"{where}: there is no picture {path}; put it there or leave the frame out"
+    ) from None
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    raise SceneError(
+      f"{where}: the picture {path} cannot be read ({e}); save it again as PNG or JPEG"
+    ) from None
+
+
+def _pixels(picture: Image.Image, where: str) -> np.ndarray:
+  """[H W 3] float32 in [-1, 1]; transparency on white; 16 bit grey keeps its depth."""
+  if picture.mode == "F" or picture.mode.startswith("I"):
+    grey = np.asarray(picture, np.float32) / 65535
+    if picture.mode == "F" or grey.min() < 0 or grey.max() > 1:
+      raise SceneError(
+        f"{where} has pixels of mode {picture.mode} whose white is unknown; save it in 8 or 16 bits"
+      )
+    return np.repeat(grey[..., None] * 2 - 1, 3, axis=-1)
+  if not picture.has_transparency_data:
+    return np.asarray(picture.convert("RGB"), np.float32) / 255 * 2 - 1
+  rgba = np.asarray(picture.convert("RGBA"), np.float32) / 255
+  rgb, alpha = rgba[..., :3], rgba[..., 3:]
+  return (rgb * alpha + (1 - alpha)) * 2 - 1
+
+
+def _choose(transforms: Transforms, frames: Sequence[int | str]) -> list[int]:
+  """Positions in the file's list, in the user's order."""
+  chosen = [_position(transforms, wanted) for wanted in frames]
+  chosen = chosen or list(range(len(transforms.frames)))
+  for index in chosen:
+    if chosen.count(index) > 1:
+      raise SceneError(f"{transforms.where(index)} was chosen twice; name each frame once")
+  if len(chosen) < FEWEST_VIEWS:
+    raise SceneError(
+      f"{transforms.file}: {len(chosen)} view was chosen of {len(transforms.frames)}, but an edit "
+      f"needs at least {FEWEST_VIEWS}; choose more frames"
+    )
+  if len(chosen) > MOST_VIEWS:
+    raise SceneError(
+      f"{transforms.file}: {len(chosen)} views are more than the {MOST_VIEWS} that can be edited "
+      "together; choose some frames by index or file name"
+    )
+  return chosen
+
+
+def _position(transforms: Transforms, wanted: int | str) -> int:
+  count = len(transforms.frames)
+  if not isinstance(wanted, str):
+    if 0 <= wanted < count:
+      return int(wanted)
+    raise SceneError(
+      f"{transforms.file}: has no frame {wanted}; it has {count}, choose among 0 to {count - 1}"
+    )
+  paths = [epath.Path(str(frame.get("file_path", ""))) for frame in transforms.frames]
+  for spelling in (str, lambda path: path.name, lambda path: path.stem):
+    found = [index for index, path in enumerate(paths) if spelling(path) == wanted]
+    if len(found) > 1:
+      raise SceneError(
+        f"{transforms.file}: {wanted} names the frames {' and '.join(map(str, found))}; "
+        "choose by index or by the whole file_path"
+      )
+    if found:
+      return found[0]
+  nearest = difflib.get_close_matches(wanted, [path.name for path in paths], n=1, cutoff=0)
+  raise SceneError(
+    f"{transforms.file}: has no picture named {wanted}; the nearest name is {nearest[0]}"
+  )
+
+
+def _file_path(transforms: Transforms, index: int) -> str:
+  file_path = transforms.frames[index].get("file_path")
+  if isinstance(file_path, str) and file_path:
+    return file_path
+  raise SceneError(f"{transforms.where(index)} has no file_path; add its picture or leave it out")
+
+
+def _names(transforms: Transforms, chosen: Sequence[int]) -> tuple[str, ...]:
+  """File names; all with their frame's number in front where two have the same stem."""
+  paths = [epath.Path(_file_path(transforms, index)) for index in chosen]
+  if len({path.stem.casefold() for path in paths}) == len(paths):
+    return tuple(path.name for path in paths)
+  return tuple(f"{index:03d}_{path.name}" for index, path in zip(chosen, paths, strict=True))
+
+
+def _matrix(value: object, shapes: Sequence[tuple[int, int]], what: str) -> np.ndarray:
+  try:
+    matrix = np.array(value, np.float64)
+  except (TypeError, ValueError):
+    raise SceneError(
+      f"{what} is {json.dumps(value):.60}, not a matrix of numbers; export the file again"
+    ) from None
+  if matrix.shape not in shapes:
+    wanted = " or ".join("x".join(map(str, shape)) for shape in shapes)
+    found = "x".join(map(str, matrix.shape)) or "a number"
+    raise SceneError(f"{what} is {found}, wanted {wanted}; export the file again")
+  if not np.isfinite(matrix).all():
+    bad = matrix[~np.isfinite(matrix)][0]
+    raise SceneError(f"{what} holds {bad}; leave this frame out or export the file again")
+  return matrix
+
+
+def _refuse_non_rigid(pose: np.ndarray, where: str):
+  rotation, determinant = pose[:3, :3], np.linalg.det(pose[:3, :3])
+  deviation = np.abs(rotation.T @ rotation - np.eye(3)).max()
+  if np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6:
+    row = " ".join(f"{value:g}" for value in pose[3])
+    raise SceneError(
+      f"{where}: the last row of its pose is {row}, wanted 0 0 0 1; "
+      "write the camera-to-world matrix row by row"
+    )
+  if abs(determinant) < 1e-6:
+    raise SceneError(
+      f"{where}: its pose is singular (determinant {determinant:.2g}); export the cameras again"
+    )
+  if determinant < 0:
+    raise SceneError(
+      f"{where}: its pose is mirrored (determinant {determinant:.3g}, wanted 1); "
+      "export right-handed camera-to-world matrices with OpenGL axes"
+    )
+  if deviation > 1e-3:
+    raise SceneError(
+      f"{where}: its pose is not rigid (its rotation is {deviation:.2g} off orthonormal, allowed "
+      "0.001); export the cameras without scale or shear"
+    )
+
+
+def _refuse_identical_poses(
+  transforms: Transforms, chosen: Sequence[int], c2w: Sequence[np.ndarray]
+):
+  for (first, a), (second, b) in itertools.combinations(zip(chosen, c2w, strict=True), 2):
+    if np.allclose(a, b, rtol=1e-9, atol=1e-12):
+      raise SceneError(
+        f"{transforms.where(second)} has the same pose as frame {first}; leave one of the two out"
+      )
+
+
+def _warn_of_distortion(transforms: Transforms, worst: _View):
+  if not worst.displacement:
+    return
+  logging.warning(
+    "%s: the lens distortion in the file is not honoured; it moves points at the picture's border "
+    "by up to %.1f pixels of %d x %d; undistort the pictures first where that matters.",
+    transforms.where(worst.index),
+    worst.displacement,
+    worst.hw[1],
+    worst.hw[0],
+  )
+
+
+def _focal_length(focal: Mapping[str, object], axis: str, side: int, where: str) -> float:
+  length, angle = f"fl_{axis}", f"camera_angle_{axis}"
+  if length in focal:
+    value = _number(focal, length, where)
+    if value > 0:
+      return value
+    raise SceneError(f"{where} has {length} = {value:g}; a focal length is above zero, in pixels")
+  value = _number(focal, angle, where)
+  if 0 < value < math.pi:
+    return side / 2 / math.tan(value / 2)
+  raise SceneError(f"{where} has {angle} = {value:g}; it is in radians, between 0 and 3.14")
+
+
+def _number(holder: Mapping[str, object], key: str, where: str) -> float:
+  value = holder[key]
+  if isinstance(value, (int, float)) and math.isfinite(value):
+    return value
+  raise SceneError(f"{where} has {key} = {json.dumps(value):.40}; put a finite number there")
