@@ -50,8 +50,10 @@ def resize_and_crop(
   pixels too much and repeats pixels on enlargement (quirk 18).
   """
   crop = square_crop(image.shape[:2], size, authors=authors)
+  if authors:
+    return _average_whole_pixels(image, crop), crop
   for new, start in zip(crop.resize_hw, crop.top_left, strict=True):
-    image = _resize_rows(image, new, start, size, authors).swapaxes(0, 1)
+    image = _resize_rows(image, new, start, size).swapaxes(0, 1)
   return image, crop
 
 
@@ -173,22 +175,42 @@ def plucker(
   return np.concatenate([rays, moments], axis=-1).astype(np.float32)
 
 
-def _resize_rows(image: np.ndarray, new: int, start: int, count: int, authors: bool) -> np.ndarray:
+def _resize_rows(image: np.ndarray, new: int, start: int, count: int) -> np.ndarray:
   """Rows start to start + count of an image that is resized to `new` rows."""
   old, wanted = len(image), np.arange(start, start + count)[:, None]
-  if new >= old and not authors:
+  if new >= old:
     position = np.clip((wanted + 0.5) * old / new - 0.5, 0, old - 1)
     given = np.floor(position).astype(int) + np.arange(2)
     weights = np.maximum(1 - np.abs(position - given), 0)
   else:
     given = wanted * old // new + np.arange(-(-old // new) + 1)
-    # In units of 1 / (old * new), so that rows that only touch do not overlap by a rounding error.
-    end = np.minimum((wanted + 1) * old, (given + 1) * new)
-    overlap = np.maximum(end - np.maximum(wanted * old, given * new), 0)
-    weights = overlap > 0 if authors else overlap
-  weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)[..., None, None]
+    overlap = np.minimum((wanted + 1) * old, (given + 1) * new) - np.maximum(
+      wanted * old, given * new
+    )
+    weights = np.maximum(overlap, 0) / old
+  weights = weights.astype(np.float32)[..., None, None]
   given = np.minimum(given, old - 1)
   return sum(weights[:, tap] * image[given[:, tap]] for tap in range(given.shape[1]))
+
+
+def _average_whole_pixels(image: np.ndarray, crop: Crop) -> np.ndarray:
+  """PyTorch's adaptive average: every pixel that a new one touches counts fully.
+
+  Summed in PyTorch's order, since the authors truncate the result to 8 bits: its last bit shows.
+  """
+  (top, bottom), (left, right) = (
+    (wanted * old // new, -(-(wanted + 1) * old // new))
+    for wanted, old, new in zip(
+      np.add.outer(crop.top_left, np.arange(crop.size)), crop.hw, crop.resize_hw, strict=True
+    )
+  )
+  total = np.zeros((crop.size, crop.size, image.shape[2]), np.float32)
+  for row, column in np.ndindex((bottom - top).max(), (right - left).max()):
+    y, x = np.minimum(top + row, bottom - 1), np.minimum(left + column, right - 1)
+    inside = np.logical_and.outer(y == top + row, x == left + column)
+    total += np.where(inside[..., None], image[y[:, None], x], 0)
+  rows, columns = (bottom - top)[:, None, None], (right - left)[:, None]
+  return total / rows.astype(np.float32) / columns.astype(np.float32)
 
 
 def _inliers(positions: np.ndarray, authors: bool) -> np.ndarray:

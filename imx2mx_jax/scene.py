@@ -33,13 +33,16 @@ class Scene:
 
   images: in [-1, 1]. c2w: camera-to-world as in the file, OpenCV axes (x right, y down, z forward),
   float64, neither centred nor scaled. K: intrinsics in units of the square's side. names: the
-  pictures' file names, no two with the same stem. path: the scene's folder.
+  pictures' file names, no two with the same stem. frames: their positions in the file's list, and
+  file_paths as they stand there. path: the file of cameras.
   """
 
   images: Float[np.ndarray, "N S S 3"]
   c2w: Float[np.ndarray, "N 4 4"]
   K: Float[np.ndarray, "N 3 3"]
   names: tuple[str, ...]
+  frames: tuple[int, ...]
+  file_paths: tuple[str, ...]
   path: str
 
 
@@ -68,7 +71,7 @@ class Transforms:
 
 
 def load_scene(
-  path: str, frames: Sequence[int | str] = (), *, size: int, authors: bool = False
+  path: epath.PathLike, frames: Sequence[int | str] = (), *, size: int, authors: bool = False
 ) -> Scene:
   """Reads the chosen frames of a scene: 2 to 20 pictures, resized and cropped to `size` pixels.
 
@@ -88,6 +91,7 @@ def load_scene(
   transforms = read_transforms(path)
   chosen = _choose(transforms, frames)
   chosen = sorted(chosen) if authors else chosen
+  file_paths = tuple(_file_path(transforms, index) for index in chosen)
   c2w = [camera_to_world(transforms, index) for index in chosen]
   if not authors:
     _refuse_identical_poses(transforms, chosen, c2w)
@@ -99,12 +103,23 @@ def load_scene(
     np.stack([view.image for view in views]),
     np.stack([view.c2w for view in views]),
     np.stack([view.K for view in views]),
-    _names(transforms, chosen),
-    str(transforms.file.parent),
+    _names(chosen, file_paths),
+    tuple(chosen),
+    file_paths,
+    str(transforms.file),
   )
 
 
-def read_transforms(path: str) -> Transforms:
+def view_of(scene: Scene, wanted: int | str) -> int:
+  """Which of the scene's views is meant by a frame's position in the file, or by a picture's name.
+
+  Raises: SceneError.
+  """
+  chosen = dict(zip(scene.frames, scene.file_paths, strict=True))
+  return scene.frames.index(_frame_number(scene.path, chosen, wanted))
+
+
+def read_transforms(path: epath.PathLike) -> Transforms:
   """Reads a folder's transforms.json, or that file itself. Raises: SceneError."""
   folder = epath.Path(path).expanduser()
   if not folder.exists():
@@ -112,8 +127,8 @@ def read_transforms(path: str) -> Transforms:
   file = folder / "transforms.json" if folder.is_dir() else folder
   if not file.exists():
     raise SceneError(
-      f"{folder}: this folder has no transforms.json; give the folder that holds one, "
-      "or write one with nerfstudio's ns-process-data"
+      f"{file}: this file of cameras is missing; give a folder that holds one, "
+      "or write it with nerfstudio's ns-process-data"
     )
   try:
     top = json.loads(file.read_bytes())
@@ -148,7 +163,7 @@ def camera_to_world(transforms: Transforms, index: int) -> Float[np.ndarray, "4 
     what = f"{transforms.file}: applied_transform"
     applied = _matrix(transforms.top["applied_transform"], [(3, 4), (4, 4)], what)
     applied = np.concatenate([applied[:3], [[0.0, 0.0, 0.0, 1.0]]])
-    if abs(np.linalg.det(applied)) < 1e-9:
+    if np.linalg.matrix_rank(applied[:3, :3]) < 3:
       raise SceneError(f"{what} is singular, so that it cannot be undone; mend or remove it")
     pose = np.linalg.inv(applied) @ pose
   _refuse_non_rigid(pose, where)
@@ -212,7 +227,8 @@ def _view(transforms: Transforms, index: int, c2w: np.ndarray, size: int, author
   displacement = cameras.lens_displacement(K, hw, lens)
   image, crop = cameras.resize_and_crop(pixels, size, authors=authors)
   c2w, K = cameras.turn(c2w, cameras.crop_intrinsics(K, crop), quarters)
-  return _View(np.rot90(image, quarters), c2w, K, index, hw, displacement)
+  image = np.rot90(np.clip(image, -1, 1), quarters)  # clipped: averages of white come out above 1
+  return _View(image, c2w, K, index, hw, displacement)
 
 
 def _quarters_from_file(
@@ -237,7 +253,7 @@ def _quarters_from_file(
 def _read_picture(transforms: Transforms, index: int) -> tuple[np.ndarray, int]:
   """[H W 3] float32 in [-1, 1], upright, and the EXIF orientation."""
   where = transforms.where(index)
-  path = transforms.file.parent / _file_path(transforms, index)
+  path = transforms.file.parent / transforms.frames[index]["file_path"]
   path = path if path.suffix else path.with_suffix(".png")  # as in NeRF's synthetic scenes
   try:
     with path.open("rb") as stream, Image.open(stream) as picture:
@@ -271,14 +287,14 @@ def _pixels(picture: Image.Image, where: str) -> np.ndarray:
 
 def _choose(transforms: Transforms, frames: Sequence[int | str]) -> list[int]:
   """Positions in the file's list, in the user's order."""
-  chosen = [_position(transforms, wanted) for wanted in frames]
-  chosen = chosen or list(range(len(transforms.frames)))
+  files = {i: str(frame.get("file_path", "")) for i, frame in enumerate(transforms.frames)}
+  chosen = [_frame_number(transforms.file, files, wanted) for wanted in frames] or list(files)
   for index in chosen:
     if chosen.count(index) > 1:
       raise SceneError(f"{transforms.where(index)} was chosen twice; name each frame once")
   if len(chosen) < FEWEST_VIEWS:
     raise SceneError(
-      f"{transforms.file}: {len(chosen)} view was chosen of {len(transforms.frames)}, but an edit "
+      f"{transforms.file}: {len(chosen)} view was chosen of {len(files)}, but an edit "
       f"needs at least {FEWEST_VIEWS}; choose more frames"
     )
   if len(chosen) > MOST_VIEWS:
@@ -289,28 +305,28 @@ def _choose(transforms: Transforms, frames: Sequence[int | str]) -> list[int]:
   return chosen
 
 
-def _position(transforms: Transforms, wanted: int | str) -> int:
-  count = len(transforms.frames)
+def _frame_number(file: object, files: Mapping[int, str], wanted: int | str) -> int:
+  """The frame that is meant, among `files` (number -> file_path)."""
   if not isinstance(wanted, str):
-    if 0 <= wanted < count:
+    if wanted in files:
       return int(wanted)
-    raise SceneError(
-      f"{transforms.file}: has no frame {wanted}; it has {count}, choose among 0 to {count - 1}"
-    )
-  paths = [epath.Path(str(frame.get("file_path", ""))) for frame in transforms.frames]
+    numbers = list(files)
+    whole_file = numbers == list(range(len(numbers)))
+    known = f"0 to {numbers[-1]}" if whole_file else ", ".join(map(str, numbers))
+    raise SceneError(f"{file}: there is no frame {wanted} among its views; choose among {known}")
+  paths = {number: epath.Path(path) for number, path in files.items()}
   for spelling in (str, lambda path: path.name, lambda path: path.stem):
-    found = [index for index, path in enumerate(paths) if spelling(path) == wanted]
+    found = [number for number, path in paths.items() if spelling(path) == str(epath.Path(wanted))]
     if len(found) > 1:
       raise SceneError(
-        f"{transforms.file}: {wanted} names the frames {' and '.join(map(str, found))}; "
-        "choose by index or by the whole file_path"
+        f"{file}: {wanted} names the frames {' and '.join(map(str, found))}; "
+        "choose by number or by the whole file_path"
       )
     if found:
       return found[0]
-  nearest = difflib.get_close_matches(wanted, [path.name for path in paths], n=1, cutoff=0)
-  raise SceneError(
-    f"{transforms.file}: has no picture named {wanted}; the nearest name is {nearest[0]}"
-  )
+  names = [path.name for path in paths.values()]
+  nearest = difflib.get_close_matches(wanted, names, n=1, cutoff=0)[0]
+  raise SceneError(f"{file}: there is no picture {wanted} among its views; did you mean {nearest}?")
 
 
 def _file_path(transforms: Transforms, index: int) -> str:
@@ -320,9 +336,9 @@ def _file_path(transforms: Transforms, index: int) -> str:
   raise SceneError(f"{transforms.where(index)} has no file_path; add its picture or leave it out")
 
 
-def _names(transforms: Transforms, chosen: Sequence[int]) -> tuple[str, ...]:
+def _names(chosen: Sequence[int], file_paths: Sequence[str]) -> tuple[str, ...]:
   """File names; all with their frame's number in front where two have the same stem."""
-  paths = [epath.Path(_file_path(transforms, index)) for index in chosen]
+  paths = [epath.Path(file_path) for file_path in file_paths]
   if len({path.stem.casefold() for path in paths}) == len(paths):
     return tuple(path.name for path in paths)
   return tuple(f"{index:03d}_{path.name}" for index, path in zip(chosen, paths, strict=True))
@@ -354,10 +370,8 @@ def _refuse_non_rigid(pose: np.ndarray, where: str):
       f"{where}: the last row of its pose is {row}, wanted 0 0 0 1; "
       "write the camera-to-world matrix row by row"
     )
-  if abs(determinant) < 1e-6:
-    raise SceneError(
-      f"{where}: its pose is singular (determinant {determinant:.2g}); export the cameras again"
-    )
+  if np.linalg.matrix_rank(rotation) < 3:
+    raise SceneError(f"{where}: its pose is singular (determinant 0); export the cameras again")
   if determinant < 0:
     raise SceneError(
       f"{where}: its pose is mirrored (determinant {determinant:.3g}, wanted 1); "
