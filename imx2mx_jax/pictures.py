@@ -64,7 +64,7 @@ def from_8_bits(images: UInt8[np.ndarray, "*N S S 3"]) -> Float[np.ndarray, "*N 
   return np.asarray(images, np.float32) / 255 * 2 - 1
 
 
-def _resize(images: Array, size: int) -> Array:
+def _resize(images: np.ndarray | Array, size: int) -> Array:
   shape = (len(images), size, size, 3)
   return jnp.clip(jax.image.resize(images, shape, "cubic"), -1, 1)
 
