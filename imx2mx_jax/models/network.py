@@ -46,7 +46,7 @@ class _Keys(nnx.Rngs):
 
 
 def abstract(cls: type[nnx.Module], shape: Any, **kwargs) -> Network:
-  """The network `cls(shape)` with ShapeDtypeStructs for parameters: no memory, no random numbers."""
+  """The network `cls(shape)` with ShapeDtypeStructs for parameters: no memory, no numbers."""
   graphdef, state = nnx.split(nnx.eval_shape(lambda: cls(shape, rngs=_Keys(0), **kwargs)))
   return Network(graphdef, flatten(nnx.to_pure_dict(state)))
 
