@@ -1,4 +1,4 @@
-"""Packaging. `pip install -e ".[test]"` for the tests, `".[cuda]"` or `".[tpu]"` for accelerators."""
+"""Packaging. Extras: cuda, tpu (accelerators), test (the tests), parity (the tests with torch)."""
 
 import pathlib
 import re

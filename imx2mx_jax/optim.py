@@ -1,13 +1,13 @@
 """The student's optimizer: clipping, AdamW, and a learning rate that warms up and anneals."""
 
 import dataclasses
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from imx2mx_jax.shapes import Array, Float, Num, Params
+from imx2mx_jax.shapes import Array, Float, Num
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +24,14 @@ class LearningRate:
   start: float
 
   @classmethod
-  def over(cls, total: int, *, peak: float, final: float, warmup: int) -> Self:
+  def over(cls, total: int, *, peak: float, final: float, warmup: int) -> "LearningRate":
     """The rate of a run of `total` iterations, the last of which has the final rate."""
     return cls(peak, final, warmup, max(total - 1 - warmup, 1), peak / max(warmup, 1))
 
   @classmethod
   def authors(
     cls, dt: int, iterations: int, *, peak: float, final: float, warmup: int, start: float = 1e-9
-  ) -> Self:
+  ) -> "LearningRate":
     """The authors' rate, which anneals as if all 1000 / dt timesteps had the same `iterations`.
 
     The first one has more, so a run ends with iterations at the constant final rate; and its
@@ -76,27 +76,27 @@ def optimizer(
   )
 
 
-def matrices(params: Params) -> dict[str, bool]:
-  """Which parameters have two or more dimensions."""
+def matrices(params: Any) -> Any:
+  """Which parameters of a pytree have two or more dimensions."""
   return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)
 
 
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
   """optax.clip_by_global_norm that remembers the norm, so that reporting it costs nothing more."""
 
-  def init(params: Params) -> ClipState:
+  def init(params: Any) -> ClipState:
     del params
     return ClipState(jnp.zeros([]))
 
-  def update(gradients: Params, state: ClipState, params: Params | None = None):
+  def update(gradients: Any, state: ClipState, params: Any = None):
     del state, params
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     scale = limit / jnp.maximum(norm, limit)
     return jax.tree.map(lambda g: g * scale, gradients), ClipState(norm)
 
   return optax.GradientTransformation(init, update)
 
 
-def gradient_norm(state: optax.OptState) -> Float[Array, ""]:
+def gradient_norm(state: tuple) -> Float[Array, ""]:
   """The global norm of the last gradient before clipping, from the optimizer's state."""
   return state[0].norm

@@ -1,5 +1,27 @@
-"""Every test computes in float32 at the highest precision."""
+"""Every test computes in float32 at the highest precision, and checks types and shapes as it runs."""
 
+import functools
+
+import flax.struct
 import jax
+from jaxtyping import install_import_hook
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def _unchecked(cls=None, **kwargs):
+  """flax.struct.dataclass whose fields may hold what JAX puts there in passing: shapes, shardings."""
+  if cls is None:
+    return functools.partial(_unchecked, **kwargs)
+  cls = _struct_dataclass(cls, **kwargs)
+  cls.__no_type_check__ = True
+  return cls
+
+
+_struct_dataclass, flax.struct.dataclass = flax.struct.dataclass, _unchecked
+
+# A Python int is fine where a float is asked for.
+install_import_hook(
+  ["imx2mx_jax", "convert_weights"],
+  "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
