@@ -1,5 +1,6 @@
 """The metric's CLIP equals transformers'."""
 
+import jax.numpy as jnp
 import pytest
 
 from convert_weights.tables import clip as table
@@ -12,7 +13,8 @@ pytestmark = pytest.mark.golden
 @support.cases("clip_model_tiny")
 def test_embeddings_and_similarities_equal_the_reference(case):
   clip = case.network(Clip, table.shape(case["config"]), table.DIALECTS).module
-  pixels, ids = support.nhwc(case.input("pixel_values")), case.input("input_ids")
+  pixels = jnp.asarray(support.nhwc(case.input("pixel_values")))
+  ids = jnp.asarray(case.input("input_ids"))
   ours = {
     "image_embeds": clip.embed_images(pixels),
     "text_embeds": clip.embed_texts(ids),

@@ -1,5 +1,6 @@
 """Pictures reach the image encoder as SEVA's program prepares them."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,7 +25,7 @@ def image(case: support.Case) -> np.ndarray:
 @support.cases("clip_preprocess")
 def test_prepared_pictures_equal_the_reference(case):
   shape = ClipVisionShape()
-  ours = support.nchw(preprocess(image(case), shape.image_size, shape.mean, shape.std))
+  ours = support.nchw(preprocess(jnp.asarray(image(case)), shape.image_size, shape.mean, shape.std))
   parts = {
     "output": ours,
     "output_strided": ours[..., ::7, ::7],

@@ -1,5 +1,6 @@
 """CLIP's text tower equals transformers'."""
 
+import jax.numpy as jnp
 import pytest
 
 from convert_weights.tables import clip_text as table
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.golden
 def test_hidden_states_equal_the_reference(case):
   network = case.network(ClipText, table.shape(case["config"]), table.DIALECTS)
   support.assert_close(
-    network(case.input("input_ids")),
+    network(jnp.asarray(case.input("input_ids"))),
     case.tensor("last_hidden_state"),
     **case["tolerance"],
     what=case.name,
