@@ -44,7 +44,7 @@ def _dialect(released: str) -> Table:
   return Table(tower("", released), skip=(rf"{released}embeddings\.position_ids",))
 
 
-# transformers 5 builds the tower without the prefix; files have it.
+# The released files; what transformers 5 saves.
 DIALECTS = (_dialect("text_model."), _dialect(""))
 
 
