@@ -50,21 +50,20 @@ def shape(config: Mapping[str, Any]) -> VaeShape:
       "layers_per_block": 1,
       "norm_num_groups": 32,
       "scaling_factor": 0.18215,
-      "out_channels": 3,
       "down_block_types": ("DownEncoderBlock2D",),
       "up_block_types": ("UpDecoderBlock2D",),
     },
     fixed={
       "act_fn": "silu",
       "mid_block_add_attention": True,
+      "out_channels": config.get("in_channels", 3),
       "use_post_quant_conv": True,
       "use_quant_conv": True,
     },
     idle=("force_upcast", "sample_size"),  # how and at which size the library runs it
   )
-  for field in ("down_block_types", "up_block_types"):
-    kind = "DownEncoderBlock2D" if field == "down_block_types" else "UpDecoderBlock2D"
-    configs.choices(field, fields[field], {kind: None})
+  configs.choices("down_block_types", fields["down_block_types"], {"DownEncoderBlock2D": None})
+  configs.choices("up_block_types", fields["up_block_types"], {"UpDecoderBlock2D": None})
   return VaeShape(
     image_channels=fields["in_channels"],
     latent_channels=fields["latent_channels"],

@@ -293,7 +293,7 @@ class UNet(Trunk):
     key_view: Int[Array, ""] | None = None,
     views: int = 1,
     residuals: tuple[list[Float[Array, "B ..."]], Float[Array, "B ..."]] | None = None,
-  ) -> Float[Array, "B h w 4"]:
+  ) -> Float[Array, "B h w c"]:
     """The network's prediction for B = branches x views rows, the views of a branch adjacent.
 
     sample: noisy latents (for InstructPix2Pix followed by the source latents). timestep: 0..999,

@@ -150,6 +150,7 @@ class Vae(nnx.Module):
     self.quant = linear(moments, moments, dtype=jnp.float32, rngs=rngs)
     self.post_quant = linear(latents, latents, dtype=dtype, rngs=rngs)
     self.decoder = Decoder(shape, dtype=dtype, rngs=rngs)
+    self.shape = shape
 
   def encode(
     self, image: Float[Array, "B H W C"]
