@@ -1,0 +1,320 @@
+"""The folder of one run: all that it writes, and how a run that was stopped goes on.
+
+    edited/*.png        the result, under the inputs' own names
+    grid.png            inputs above edits
+    reference.png       the reference view as the student is given it
+    config.json         every setting, fingerprints of what was read, versions and devices
+    metrics.jsonl       a line for each iteration; events.out.tfevents.* the same for TensorBoard
+    state/              what to go on from: <iterations>/ (Orbax), reference.safetensors
+    student/            the personalised student, a converted folder as in weights.py
+    NOTICE              whose weights these are and what their licences ask
+    finished.json       written last; a folder that has it is not written again
+
+Every file appears whole or not at all. What cannot be written or resumed is a RunFolderError.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import safetensors.numpy
+from etils import epath
+
+from imx2mx_jax import __version__, checkpoint, pictures, sheets, weights
+from imx2mx_jax.config import RunConfig
+from imx2mx_jax.errors import RunFolderError
+from imx2mx_jax.journal import Journal
+from imx2mx_jax.scene import Scene
+from imx2mx_jax.shapes import Params, UInt8, np
+
+_CONFIG, _FINISHED, _PREVIEW = "config.json", "finished.json", "preview.png"
+_STATE, _REFERENCE = "state", "state/reference.safetensors"
+_FREE = ("run_dir", "preview", "save_every", "image_every")  # settings that change no result
+_WEIGHTS = {  # setting: kind of model in that folder
+  "teacher.weights": "teacher",
+  "student.weights": "student",
+  "student.vae": "student_vae",
+  "student.image_encoder": "image_encoder",
+}
+_READ = ("scene.path", *_WEIGHTS)  # settings that count by what lies there
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_ELSEWHERE = "choose another folder with --config.run_dir=..."
+
+
+@contextlib.contextmanager
+def opened(run: RunConfig) -> Iterator["RunFolder"]:
+  """The folder of a run, new or to be resumed; gone again if nothing was written to it.
+
+  Refuses a finished run, one with other settings, a folder of something else, and one that cannot
+  be written. A preview may be written beside anything.
+  """
+  path = epath.Path(run.run_dir).expanduser()
+  if not run.preview:
+    _refuse_other(path, run)
+  made = [folder for folder in (path, *path.parents) if not folder.exists()]
+  folder = RunFolder(path, run)
+  try:
+    folder.claim()
+    yield folder
+  finally:
+    folder.close()
+    with contextlib.suppress(OSError, ValueError):  # the first that is not empty
+      for empty in made:
+        empty.rmdir()
+
+
+class RunFolder:
+  """Writes the folder of one run. Made by `opened`.
+
+  path: the folder. step: iterations after which a state is saved.
+  """
+
+  def __init__(self, path: epath.Path, run: RunConfig):
+    self.path = path
+    self.step = 0
+    self._run = run
+    self._journal: Journal | None = None
+
+  def claim(self) -> None:
+    """Makes the folder and proves that it can be written."""
+    with self._writing():
+      self.path.mkdir(parents=True, exist_ok=True)
+      self._write(".writable", b"")
+      (self.path / ".writable").unlink()
+
+  def saved(
+    self, scene: Scene, abstract_state: Callable[[], Any]
+  ) -> tuple[dict[str, np.ndarray], Any] | None:
+    """The arrays that `begin` was given and the last state (None before the first), or None.
+
+    abstract_state: gives a state of ShapeDtypeStructs. Refuses a run that read another scene or
+    other weights.
+    """
+    if not (self.path / _REFERENCE).exists():
+      return None
+    before = _read_json(self.path / _CONFIG)
+    for name, fingerprint in _fingerprints(self._run, scene).items():
+      if before["read"].get(name) != fingerprint:
+        was, now = before["settings"][name], _settings(self._run)[name]
+        raise _another_run(self.path, name, was, now)
+    arrays = safetensors.numpy.load((self.path / _REFERENCE).read_bytes())
+    steps = [int(entry.name) for entry in (self.path / _STATE).iterdir() if entry.name.isdigit()]
+    if not steps:
+      return arrays, None
+    self.step = max(steps)
+    return arrays, _restore(self.path / _STATE / str(self.step), abstract_state())
+
+  def begin(
+    self, scene: Scene, reference: UInt8[np.ndarray, "H W 3"], arrays: Mapping[str, np.ndarray]
+  ) -> None:
+    """Before the first iteration of a run or of its continuation.
+
+    reference: the picture to show. arrays: what `saved` shall give back.
+    """
+    with self._writing():
+      self._write_config(scene)
+      self._write("NOTICE", _notice(self._run).encode())
+      self._write("reference.png", sheets.png(reference))
+      self._write(_REFERENCE, safetensors.numpy.save(dict(arrays)))
+      self._journal = Journal(self.path, self.step)
+
+  def log(self, step: int, metrics: Mapping[str, np.ndarray], images_per_second: float) -> None:
+    """The numbers of a call's iterations, the last of them `step`; arrays have a value for each."""
+    with self._writing():
+      self._journal.write(step, metrics, images_per_second)
+
+  def picture(self, step: int, images: UInt8[np.ndarray, "N H W 3"]) -> None:
+    """The views as they are now."""
+    with self._writing():
+      self._journal.picture(step, images)
+
+  def due(self, step: int) -> bool:
+    """Whether the state after `step` iterations should be saved."""
+    return step - self.step >= self._run.save_every
+
+  def save(self, step: int, state: Any) -> None:
+    """Saves the state after `step` iterations; the one before goes when this one is whole."""
+    with self._writing():
+      checkpoint.save(self.path / _STATE / str(step), _flat(state))
+      self.step = step
+      for entry in (self.path / _STATE).iterdir():
+        if entry.is_dir() and entry.name != str(step):
+          entry.rmtree()
+
+  def finish(
+    self, scene: Scene, images: UInt8[np.ndarray, "N H W 3"], params: Params, seconds: float
+  ) -> None:
+    """The result. params: of the personalised student; empty where there is none."""
+    with self._writing():
+      for name, image in zip(scene.names, images, strict=True):
+        self._write(f"edited/{epath.Path(name).stem}.png", sheets.png(image))
+      self._write("grid.png", sheets.png(sheets.grid(pictures.to_uint8(scene.images), images)))
+      if params:
+        self._write_student(params)
+      done = {"iterations": self.step, "seconds": round(seconds, 1), "at": _now()}
+      self._write(_FINISHED, _json(done))
+
+  def write_preview(self, sheet: UInt8[np.ndarray, "H W 3"]) -> epath.Path:
+    """Writes a preview's contact sheet and says where."""
+    with self._writing():
+      self._write(_PREVIEW, sheets.png(sheet))
+    return self.path / _PREVIEW
+
+  def close(self) -> None:
+    """Closes the journal."""
+    if self._journal:
+      with contextlib.suppress(OSError):  # a full disk was reported when it was written to
+        self._journal.close()
+
+  def _write(self, name: str, content: bytes) -> None:
+    file = self.path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.parent / f".{file.name}.tmp"
+    temporary.write_bytes(content)
+    temporary.replace(file)
+
+  def _write_config(self, scene: Scene) -> None:
+    file = self.path / _CONFIG
+    sessions = _read_json(file)["sessions"] if file.exists() else []
+    session = {
+      "at": _now(),
+      "from_iteration": self.step,
+      "imx2mx_jax": __version__,
+      "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+      "python": platform.python_version(),
+      "machine": platform.platform(),
+      "devices": [device.device_kind for device in jax.devices()],
+    }
+    content = {
+      "settings": _settings(self._run),
+      "names": scene.names,
+      "read": _fingerprints(self._run, scene),
+      "sessions": [*sessions, session],
+    }
+    self._write(_CONFIG, _json(content))
+
+  def _write_student(self, params: Params) -> None:
+    before = weights.read_info(self._run.student.weights, "student")
+    ((name, network),) = before.networks.items()
+    folder, temporary = self.path / "student", self.path / ".student.tmp"
+    temporary.rmtree(missing_ok=True)
+    temporary.mkdir()
+    checkpoint.save(temporary / name / "0", params)
+    size = weights.stored_size(pathlib.Path(temporary), "orbax", name)
+    stored = dataclasses.replace(network, parts=1, size=size)
+    source = f"{before.source}, personalised: {self._run.instruction}"
+    info = dataclasses.replace(before, format="orbax", networks={name: stored}, source=source)
+    weights.write_info(temporary, info)
+    folder.rmtree(missing_ok=True)  # of a run that was killed right here
+    temporary.replace(folder)
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
+    except (OSError, checkpoint.CheckpointError) as error:
+      if "No space left" in str(error):
+        raise RunFolderError(
+          f"{self.path}: the disk is full; free some space, then the same command goes on from the "
+          f"last saved state (after {self.step} iterations)"
+        ) from error
+      reason = getattr(error, "strerror", None) or error
+      raise RunFolderError(f"{self.path} cannot be written ({reason}); {_ELSEWHERE}") from error
+
+
+def _refuse_other(path: epath.Path, run: RunConfig) -> None:
+  """Refuses a folder that is finished, that is not a run's, or whose settings are others."""
+  if path.exists() and not path.is_dir():
+    raise RunFolderError(f"{path} is a file, not a folder; {_ELSEWHERE}")
+  if (path / _FINISHED).exists():
+    raise RunFolderError(
+      f"{path} holds a finished edit (see {path / 'grid.png'}); {_ELSEWHERE}, or delete that one"
+    )
+  if not (path / _CONFIG).exists():
+    names = [entry.name for entry in path.iterdir()] if path.exists() else []
+    foreign = [name for name in names if not name.startswith(".") and name != _PREVIEW]
+    if foreign:
+      raise RunFolderError(f"{path} holds other things than a run ({foreign[0]}); {_ELSEWHERE}")
+    return
+  before = _read_json(path / _CONFIG)["settings"]
+  for name, now in _settings(run).items():
+    if name not in _FREE and name not in _READ and before.get(name) != now:
+      raise _another_run(path, name, before.get(name), now)
+
+
+def _another_run(path: epath.Path, name: str, was: Any, now: Any) -> RunFolderError:
+  differs = f"was {was!r} and is {now!r} now" if was != now else "has other content than it had"
+  return RunFolderError(
+    f"{path} holds an unfinished run whose --config.{name} {differs}; go on as it began, or "
+    f"{_ELSEWHERE}"
+  )
+
+
+def _settings(run: RunConfig) -> dict[str, Any]:
+  """{"distill.dt": 25, ..}, of types that JSON knows."""
+  flat = {}
+  for name, value in json.loads(json.dumps(dataclasses.asdict(run))).items():
+    group = isinstance(value, dict)
+    flat |= {f"{name}.{field}": v for field, v in value.items()} if group else {name: value}
+  return flat
+
+
+def _fingerprints(run: RunConfig, scene: Scene) -> dict[str, str]:
+  """{setting: sha256 of what was read there}."""
+  settings = _settings(run)
+  infos = {name: (epath.Path(settings[name]) / weights.INFO).read_bytes() for name in _WEIGHTS}
+  cameras = epath.Path(scene.path).read_bytes()
+  read = {"scene.path": cameras + pictures.to_uint8(scene.images).tobytes()} | infos
+  return {name: hashlib.sha256(content).hexdigest() for name, content in read.items()}
+
+
+def _notice(run: RunConfig) -> str:
+  parts = ["The pictures and weights in this folder were made with these models.\n"]
+  for name, kind in _WEIGHTS.items():
+    info = weights.read_info(_settings(run)[name], kind)
+    parts.append(f"{kind}: {info.source}\nlicence: {info.licence}\n{info.terms}\n{info.notice}\n")
+  return "\n".join(parts)
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _restore(folder: epath.Path, abstract_state: Any) -> Any:
+  wanted = _flat(abstract_state)
+  try:
+    found = checkpoint.contents(folder)
+    if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in wanted.items()}:
+      raise checkpoint.CheckpointError("it holds other arrays than this version of the program")
+    arrays = checkpoint.restore(folder, wanted)
+  except checkpoint.CheckpointError as error:
+    raise RunFolderError(
+      f"{folder} cannot be read ({error}); delete {folder.parents[1]} and start anew"
+    ) from error
+  return jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
+
+
+def _json(content: Any) -> bytes:
+  return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _read_json(file: epath.Path) -> Any:
+  try:
+    return json.loads(file.read_text())
+  except ValueError as error:
+    raise RunFolderError(
+      f"{file} is damaged ({error}); delete {file.parent} and start anew"
+    ) from error
+
+
+def _now() -> str:
+  return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,69 @@
+"""One run, from its settings to its folder: what the doors have in common."""
+
+import time
+
+import jax
+from etils import epath
+
+from imx2mx_jax import edit, run_folder, sheets, terminal
+from imx2mx_jax.config import RunConfig
+from imx2mx_jax.scene import Scene, load_scene
+
+_FACTORS = (0.75, 1.0, 1.25)  # of the guidance scales, in a preview
+
+
+def edit_scene(run: RunConfig, stop: terminal.Stop) -> epath.Path:
+  """Edits a scene, or goes on where an earlier run stopped, and gives the folder.
+
+  stop: once it has heard a signal, the state is saved and the run ends, resumable. Raises the
+  UserErrors of everything that it reads and writes; what was saved before stays.
+  """
+  began = time.monotonic()
+  with run_folder.opened(run) as folder, terminal.Iterations() as iterations:
+    scene, models = _load(run)
+    saved = folder.saved(scene, lambda: edit.abstract_state(run, scene, models))
+    if saved:
+      print(f"going on after {folder.step} iterations", flush=True)
+    for event in edit.edit(run, scene, models, saved):
+      match event:
+        case edit.Prepared():
+          folder.begin(scene, event.reference, event.saved)
+          iterations.begin(event.resumed_at, event.total)
+        case edit.Progress():
+          images = len(event.metrics["loss"]) * len(scene.names)
+          folder.log(event.step, event.metrics, images / event.seconds)
+          iterations.show(event.step, event.seconds, event.metrics["loss"][-1])
+          if stop.heard or folder.due(event.step) or event.step == event.total:
+            folder.save(event.step, event.state)
+        case edit.Snapshot():
+          folder.picture(event.step, event.images)
+        case edit.Finished():
+          folder.finish(scene, event.images, event.params, time.monotonic() - began)
+          return folder.path
+      if stop.heard:
+        stop.obeyed = True
+        print("stopped; the same command goes on from here")
+        return folder.path
+
+
+def preview(run: RunConfig) -> epath.Path:
+  """Edits the reference view at nine pairs of guidance scales and gives the contact sheet.
+
+  The pair of the settings is in the middle, in a red frame.
+  """
+  text = [round(run.teacher.text_guidance * factor, 2) for factor in _FACTORS]
+  image = [round(run.teacher.image_guidance * factor, 2) for factor in _FACTORS]
+  labels = [[f"text {t:g}, image {i:g}" for i in image] for t in text]
+  with run_folder.opened(run) as folder:
+    scene, models = _load(run)
+    images = edit.preview(run, scene, models, text, image)
+    print(f"these settings would use {labels[1][1]}, in the red frame")
+    return folder.write_preview(sheets.contact_sheet(images, labels, framed=(1, 1)))
+
+
+def _load(run: RunConfig) -> tuple[Scene, edit.Models]:
+  authors = run.compat == "authors"
+  scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size, authors=authors)
+  device = jax.devices()[0].device_kind
+  print(f"{len(scene.names)} views of {run.scene.path}, on {device}", flush=True)
+  return scene, edit.load_models(run)
