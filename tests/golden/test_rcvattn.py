@@ -15,15 +15,19 @@ from tests.golden import support
 pytestmark = pytest.mark.golden
 
 
-def build(case: support.Case) -> Attention:
+class Layer(Attention):
+  def __init__(self, shape: tuple[int, ...], *, rngs):
+    super().__init__(*shape, dtype=jnp.float32, rngs=rngs)
+
+
+def build(case: support.Case) -> Layer:
   width, context = case["query_dim"], case["context"]
   shape = (width, context["dim"] if context else width, case["heads"], case["dim_head"])
-  make = lambda shape, **kwargs: Attention(*shape, dtype=jnp.float32, **kwargs)
-  return case.network(make, shape, [Table(table.attention("", ""))]).module
+  return case.network(Layer, shape, [Table(table.attention("", ""))]).module
 
 
 @functools.partial(jax.jit, static_argnames="views")
-def run(layer: Attention, x, context, cotangent, *, key_view=None, views: int) -> dict:
+def run(layer: Layer, x, context, cotangent, *, key_view=None, views: int) -> dict:
   """Self-attention across views; attention to a separate context knows nothing of views."""
   cross_view = None if key_view is None else CrossView(key_view, views)
 
