@@ -1,0 +1,97 @@
+r"""Converts released PyTorch weights into folders that imx2mx_jax reads.
+
+    python -m convert_weights --model=teacher --src=timbrooks/instruct-pix2pix --dst=weights/teacher
+
+--src is a local folder, a .safetensors file, or a repository on the Hugging Face hub. --explain
+shows which tensor becomes which parameter, and where the released weights are.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+import jax
+from absl import app, flags
+
+from convert_weights import reader, sources, verify, writer
+from imx2mx_jax.errors import ConfigError, UserError
+from imx2mx_jax.weights import FORMATS, KINDS
+
+_MODEL = flags.DEFINE_enum("model", None, list(KINDS), "What to convert.", required=True)
+_SRC = flags.DEFINE_string("src", None, "Released weights: a folder, a file or a hub id.")
+_DST = flags.DEFINE_string("dst", None, "The folder to write.")
+_REVISION = flags.DEFINE_string("revision", None, "A hub id's branch, tag or commit.")
+_FORCE = flags.DEFINE_bool("force", False, "Replace a folder that is converted already.")
+_VERIFY = flags.DEFINE_bool("verify", False, "Compare --dst with --src, bit for bit, and stop.")
+_EXPLAIN = flags.DEFINE_bool("explain", False, "Print the map without converting; needs no --src.")
+_DTYPE = flags.DEFINE_enum(
+  "dtype", "float32", [*writer.STORED, writer.AS_SOURCE], "How numbers are stored."
+)
+_FORMAT = flags.DEFINE_enum("format", "orbax", FORMATS, "How arrays are stored.")
+_LICENCE = flags.DEFINE_string("licence", "", "The licence, for weights of your own.")
+_NOTICE = flags.DEFINE_string("notice", "", "Whom to name, for weights of your own.")
+
+
+def main(argv: list[str]) -> int:
+  """Runs one command; returns the exit code."""
+  try:
+    if len(argv) > 1:
+      raise ConfigError(f"{argv[1]!r} belongs to no flag; write --flag=value")
+    _run(_MODEL.value)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print("interrupted; nothing was written", file=sys.stderr)
+    return 130
+  return 0
+
+
+def _run(kind: str) -> None:
+  if _EXPLAIN.value:
+    _explain(kind)
+    return
+  src, dst = _required("src", _SRC.value), pathlib.Path(_required("dst", _DST.value)).expanduser()
+  if not _VERIFY.value:
+    writer.check_destination(dst, _FORCE.value)
+  model = reader.open_model(kind, src, _REVISION.value)
+  for remark in model.remarks:
+    print(remark)
+  if _VERIFY.value:
+    equal, rounded = verify.verify(model, dst)
+    note = f" ({rounded:,} of them rounded when they were stored)" if rounded else ""
+    print(f"{dst} equals {model.source} bit for bit: {equal:,} numbers{note}")
+    return
+  options = writer.Options(_DTYPE.value, _FORMAT.value, _LICENCE.value, _NOTICE.value)
+  writer.write(model, dst, options)
+  print(f"{model.source} is converted; use it as\n{dst}")
+
+
+def _explain(kind: str) -> None:
+  lines = []
+  for source in (row for row in sources.SOURCES if row.kind == kind):
+    where = ", ".join((f"{source.hub}{' (withdrawn)' * source.gone}", *source.mirrors))
+    lines.append(f"{source.name}: {where}; {source.licence}, {source.licence_url}")
+  for name, rows in reader.explain(kind, _SRC.value, _REVISION.value).items():
+    lines.append(f"\n{name}: {len(rows)} arrays; ours <- change of layout, released")
+    lines += [
+      f"{row.path} {list(row.shape)} <- {row.transform} {row.released} {list(row.released_shape)}"
+      for row in rows
+    ]
+  try:
+    print("\n".join(lines), flush=True)
+  except BrokenPipeError:  # `| head` has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _required(flag: str, value: str | None) -> str:
+  if not value:
+    raise ConfigError(f"--{flag} is missing; see python -m convert_weights --help")
+  return value
+
+
+if __name__ == "__main__":
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves as little behind as Ctrl-C
+  jax.config.update("jax_platforms", "cpu")  # an accelerator's memory is of no use here
+  app.run(main)
