@@ -66,6 +66,7 @@ class ClipVision(nnx.Module):
     )
     self.norm_out = LayerNorm(shape.width, shape.eps, rngs=rngs)
     self.projection = linear(shape.width, shape.embed_width, bias=False, dtype=dtype, rngs=rngs)
+    self.shape = shape
 
   @jax.named_scope("clip_vision")
   def __call__(self, pixels: Float[Array, "B S S 3"]) -> Float[Array, "B D"]:

@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -119,7 +120,8 @@ class Case:
     read = functools.cache(
       lambda name: self.parameter(prefix + name.removeprefix(names_have), shapes[name])
     )
-    return Network(network.graphdef, dict(names.convert(rows, read)))
+    params = {path: jnp.asarray(array) for path, array in names.convert(rows, read)}
+    return Network(network.graphdef, params)
 
   def check_fingerprints(self, group: str, ours: dict[str, np.ndarray], tau: float, leave_out=()):
     """Compares tensors, keyed by fingerprint name and in the PyTorch layout, in the listed order.
@@ -151,7 +153,7 @@ def parameter(salt: str, name: str, shape, gain: float = 1.0) -> np.ndarray:
     return drawn * np.float32(gain / np.sqrt(np.prod(shape[1:])))
   if len(shape) == 1 and name.endswith(".weight"):
     return np.float32(1) + np.float32(0.1) * drawn
-  return np.float32(0.02) * drawn
+  return np.asarray(np.float32(0.02) * drawn)  # a scalar stays an array
 
 
 def fingerprint_error(name: str, salt: str, ours: np.ndarray, wanted: np.ndarray) -> float:

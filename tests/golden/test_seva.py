@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-from convert_weights import names
 from convert_weights.tables import seva as table
 from imx2mx_jax.models import seva
 from imx2mx_jax.models.network import Network

@@ -1,0 +1,226 @@
+"""InstructMix2Mix: a 2D editor distilled, per scene, into a multi-view diffusion model.
+
+The method of arXiv 2511.14899 as functions over a small state. The student's weights are
+personalised by the teacher's score distillation gradients while its latents zeta walk once down
+its own denoising trajectory: at every student timestep tau some iterations of `distill_step`, then
+one `student_step`. Symbols are METHOD.md's.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from imx2mx_jax import diffusion, optim
+from imx2mx_jax.students import Student
+from imx2mx_jax.teachers import SCHEDULE, Teacher
+from imx2mx_jax.shapes import Array, Float, Int, Key, Params
+
+
+@flax.struct.dataclass
+class DistillState:
+  """All that changes during a run.
+
+  step: iterations done, all timesteps together. params: {"student": ..., "mapping": ...}, float32.
+  latents: zeta at the student timestep tau. prediction: the last zeta0_hat. skipped: updates not
+  applied because a gradient was not finite.
+  """
+
+  step: Int[Array, ""]
+  params: dict[str, Params]
+  opt_state: optax.OptState
+  latents: Float[Array, "T h w 4"]
+  prediction: Float[Array, "T h w 4"]
+  tau: Int[Array, ""]
+  skipped: Int[Array, ""]
+
+
+@flax.struct.dataclass
+class Draws:
+  """The randomness of one iteration: teacher timestep t, key view kappa, noise eps."""
+
+  t: Int[Array, ""]
+  key_view: Int[Array, ""]
+  noise: Float[Array, "N h w 4"]
+
+
+@flax.struct.dataclass
+class Metrics:
+  """What one iteration reports. grad_norm: before clipping. lr: the rate of this iteration."""
+
+  loss: Float[Array, ""]
+  grad_norm: Float[Array, ""]
+  lr: Float[Array, ""]
+  t: Int[Array, ""]
+  tau: Int[Array, ""]
+  key_view: Int[Array, ""]
+  skipped: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """What does not change during a run.
+
+  grid: the teacher's latent size. teacher_t: rule for the teacher's timestep, of
+  diffusion.teacher_timestep, with its bounds. cross_view: random cross-view attention. authors:
+  non-finite differences count as zero instead of stopping the update.
+  """
+
+  student: Student
+  rate: optim.LearningRate
+  optimizer: optax.GradientTransformation
+  grid: tuple[int, int]
+  teacher_t: str = "truncated_normal"
+  teacher_t_highest: int = 950
+  teacher_t_shape_factor: float = 0.5
+  cross_view: bool = True
+  authors: bool = False
+
+
+def init(
+  method: Method,
+  student: Params,
+  mapping: Params,
+  noise: Float[Array, "T h w 4"],
+  tau: int,
+) -> DistillState:
+  """The state before the first iteration: zeta = noise sqrt(1 + sigma_max^2)."""
+  params = {"student": student, "mapping": mapping}
+  return DistillState(
+    step=jnp.int32(0),
+    params=params,
+    opt_state=method.optimizer.init(params),
+    latents=noise * method.student.schedule.init_scale,
+    prediction=jnp.zeros_like(noise),
+    tau=jnp.int32(tau),
+    skipped=jnp.int32(0),
+  )
+
+
+def draws(
+  method: Method, key: Key[Array, ""], step: Int[Array, ""], tau: Int[Array, ""], views: int
+) -> Draws:
+  """The draws of iteration `step`: from the run's key and from nowhere else."""
+  for_t, for_view, for_noise = jax.random.split(jax.random.fold_in(key, step), 3)
+  t = diffusion.teacher_timestep(
+    jax.random.uniform(for_t),
+    tau,
+    method.teacher_t,
+    highest=method.teacher_t_highest,
+    shape_factor=method.teacher_t_shape_factor,
+  )
+  key_view = jax.random.randint(for_view, (), 0, views)
+  return Draws(t, key_view, jax.random.normal(for_noise, (views, *method.grid, 4)))
+
+
+def identity_mapping(channels: int = 4) -> Params:
+  """The learned mapping before it has learned: a 3x3 convolution that changes nothing."""
+  kernel = jnp.zeros((3, 3, channels, channels)).at[1, 1].set(jnp.eye(channels))
+  return {"kernel": kernel, "bias": jnp.zeros(channels)}
+
+
+def align(
+  method: Method, mapping: Params, zeta0: Float[Array, "T h w 4"]
+) -> Float[Array, "N h2 w2 4"]:
+  """z0_hat: the output frames on the teacher's grid, half-pixel centres, no antialiasing.
+
+  mapping: empty, or the ablation's small convolution, which follows the resize.
+  """
+  frames = zeta0[1:]
+  shape = (len(frames), *method.grid, frames.shape[-1])
+  z0 = jax.image.resize(frames, shape, "linear", antialias=False)
+  if not mapping:
+    return z0
+  layout = ("NHWC", "HWIO", "NHWC")
+  kernel, bias = mapping["kernel"], mapping["bias"]
+  return jax.lax.conv_general_dilated(z0, kernel, (1, 1), "SAME", dimension_numbers=layout) + bias
+
+
+def distill_step(
+  method: Method, state: DistillState, teacher: Teacher, cond: Any, draws: Draws
+) -> tuple[DistillState, Metrics]:
+  """One iteration at the student timestep tau (the paper's algorithm)."""
+  t, eps = draws.t, draws.noise
+  key_view = draws.key_view if method.cross_view else None
+
+  def loss_fn(params: dict[str, Params]):
+    # 1. Student query, all T frames in one forward pass; 2. alignment to the teacher's grid.
+    zeta0_hat = method.student.predict(params["student"], cond, state.latents, state.tau)
+    z0_hat = align(method, params["mapping"], zeta0_hat)
+    # 3. Perturbation; 4. guided teacher prediction, all views looking at the key view kappa.
+    z_t = diffusion.add_noise(jax.lax.stop_gradient(z0_hat), eps, *SCHEDULE.alpha_sigma(t))
+    eps_hat = teacher.predict_noise(z_t, t, key_view)
+    # 5. Score distillation: the gradient flows through 1 and 2 only.
+    return diffusion.sds_loss(z0_hat, eps_hat, eps, authors=method.authors), zeta0_hat
+
+  (loss, zeta0_hat), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  updates, opt_state = method.optimizer.update(grads, state.opt_state, state.params)
+  grad_norm = optim.gradient_norm(opt_state)
+  finite = jnp.isfinite(grad_norm)
+  keep = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
+  new = dataclasses.replace(
+    state,
+    step=state.step + 1,
+    params=keep(optax.apply_updates(state.params, updates), state.params),
+    opt_state=keep(opt_state, state.opt_state),
+    prediction=zeta0_hat,
+    skipped=state.skipped + ~finite,
+  )
+  lr = method.rate(state.step - state.skipped)
+  metrics = Metrics(loss, grad_norm, lr, t, state.tau, draws.key_view, new.skipped)
+  return new, metrics
+
+
+@functools.partial(jax.jit, static_argnames=("method", "most"), donate_argnames="state")
+def distill_steps(
+  method: Method,
+  state: DistillState,
+  teacher: Teacher,
+  cond: Any,
+  key: Key[Array, ""],
+  count: Int[Array, ""],
+  *,
+  most: int,
+) -> tuple[DistillState, Metrics]:
+  """`count` iterations on the device, at most `most`; their metrics in the first rows.
+
+  The count is traced, so that a run compiles this once however its iterations are divided.
+  """
+  views = len(state.latents) - 1
+
+  def body(i, carry):
+    state, rows = carry
+    drawn = draws(method, key, state.step, state.tau, views)
+    state, metrics = distill_step(method, state, teacher, cond, drawn)
+    return state, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
+
+  blank = Metrics(*(jnp.zeros(most) for _ in range(3)), *(jnp.zeros(most, int) for _ in range(4)))
+  return jax.lax.fori_loop(0, count, body, (state, blank))
+
+
+@functools.partial(jax.jit, static_argnames="method", donate_argnames="state")
+def student_step(
+  method: Method,
+  state: DistillState,
+  cond: Any,
+  tau_next: Int[Array, ""],
+  noise: Float[Array, "T h w 4"] | float = 0.0,
+) -> DistillState:
+  """One Euler step of zeta from tau to tau_next with the freshly updated student.
+
+  zeta is not replaced on the clean frame here. noise: added to zeta first; the authors add an
+  accidental one (diffusion.accidental_noise_scale), by default there is none.
+  """
+  sigma, sigma_next = (method.student.schedule.sigma(tau) for tau in (state.tau, tau_next))
+  zeta = state.latents + noise
+  zeta0_hat = method.student.predict(state.params["student"], cond, zeta, state.tau)
+  return dataclasses.replace(
+    state,
+    latents=diffusion.euler_step(zeta, zeta0_hat, sigma, sigma_next),
+    prediction=zeta0_hat,
+    tau=jnp.int32(tau_next),
+  )

@@ -1,0 +1,350 @@
+"""One whole edit: prepare, loop over the two compiled functions, decode. Writes nothing."""
+
+import dataclasses
+import pathlib
+import random
+import time
+from collections.abc import Generator, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from imx2mx_jax import cameras, diffusion, distill, optim, pictures, students, teachers, weights
+from imx2mx_jax import tokenizer as tokens
+from imx2mx_jax.config import RunConfig
+from imx2mx_jax.models.network import Network
+from imx2mx_jax.scene import Scene, view_of
+from imx2mx_jax.shapes import Array, Float, Int, Key, Params, UInt8, np
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+  """The networks of a run, and the tokens of its instruction and of the empty text."""
+
+  unet: Network
+  vae: Network
+  text_encoder: Network
+  student: Network
+  student_vae: Network
+  image_encoder: Network
+  ids: Int[np.ndarray, "2 L"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """The run is about to begin at iteration `resumed_at` of `total`.
+
+  reference: the edited reference view. saved: what spares a resumed run the reference edit.
+  """
+
+  reference: UInt8[np.ndarray, "S S 3"]
+  saved: dict[str, np.ndarray]
+  total: int
+  resumed_at: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """Iterations up to `step` are done, the last ones in `seconds`; metrics has a value for each.
+
+  state: valid until the next event is asked for; its buffers are then given to the device again.
+  """
+
+  step: int
+  state: distill.DistillState
+  metrics: dict[str, np.ndarray]
+  seconds: float
+  total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+  """The views as the student predicts them at student timestep tau."""
+
+  step: int
+  tau: int
+  images: UInt8[np.ndarray, "N S S 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+  """The edited views. params: of the personalised student; empty where nothing was distilled."""
+
+  images: UInt8[np.ndarray, "N S S 3"]
+  params: Params
+
+
+Plan = list[tuple[int, int]]
+Event = Prepared | Progress | Snapshot | Finished
+Saved = tuple[dict[str, np.ndarray], distill.DistillState | None]
+
+
+def load_models(run: RunConfig) -> Models:
+  """Every network that the run needs, and its instruction in tokens.
+
+  Raises WeightsError for a folder that is not the right model, ConfigError for an instruction that
+  is empty or too long.
+  """
+  folder = pathlib.Path(run.teacher.weights)
+  weights.read_info(folder, "teacher")
+  tokenizer = tokens.load(folder / weights.TOKENIZER)
+  ids = np.concatenate(
+    [tokens.encode_instruction(tokenizer, run.instruction), tokens.encode(tokenizer, [""])]
+  )
+  dtype = jnp.dtype(run.dtype)
+  teacher = weights.load(folder, "teacher", dtype=dtype)
+  return Models(
+    **teacher,
+    student=weights.load(run.student.weights, "student", dtype=dtype)["seva"],
+    student_vae=weights.load(run.student.vae, "student_vae", dtype=dtype)["vae"],
+    image_encoder=weights.load(run.student.image_encoder, "image_encoder", dtype=dtype)["vision"],
+    ids=ids,
+  )
+
+
+def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> Iterator[Event]:
+  """Edits a scene, event by event.
+
+  saved: what an interrupted run of the same settings had: `Prepared.saved` and its last state (or
+  None before the first one). The result is the same as if it had not been interrupted.
+  """
+  arrays, state = saved or ({}, None)
+  teacher = _teacher(run, scene, models)
+  reference = arrays.get("reference")
+  if reference is None:
+    reference = _reference(run, scene, models, teacher)
+  began = {"reference": pictures.to_uint8(reference), "saved": {"reference": reference}}
+  if run.method == "teacher_only":
+    yield Prepared(**began, total=0, resumed_at=0)
+    yield Finished(_decode(models.vae, _sample(teacher, run)), {})
+    return
+
+  method, plan = _method(run, models), _plan(run)
+  cond = _condition(run, scene, models, reference)
+  if state is None:
+    state = _initial_state(run, method, models, len(scene.names) + 1)
+  # From here on the encoders are not needed; the caller lets go of them too.
+  student_vae, teacher_vae = models.student_vae, models.vae
+  del models
+  total = sum(iterations for _, iterations in plan)
+  yield Prepared(**began, total=total, resumed_at=int(state.step))
+
+  state = yield from _distill(run, method, plan, state, teacher, cond, student_vae)
+  zeta0 = _last_prediction(run, method, state, cond)
+  if run.output.decoder == "teacher":
+    images = _decode(teacher_vae, distill.align(method, state.params["mapping"], zeta0))
+  else:
+    images = _decode(student_vae, zeta0[1:])
+  yield Finished(images, state.params["student"] if total else {})
+
+
+def _distill(
+  run: RunConfig,
+  method: distill.Method,
+  plan: Plan,
+  state: distill.DistillState,
+  teacher: teachers.Teacher,
+  cond: students.SevaConditioning,
+  student_vae: Network,
+) -> Generator[Progress | Snapshot, None, distill.DistillState]:
+  """The loop: some iterations at each student timestep, an Euler step to the next one."""
+  key = _keys(run)["iterations"]
+  total, step = sum(iterations for _, iterations in plan), int(state.step)
+  steps = distill.distill_steps.lower(
+    method, state, teacher, cond, key, jnp.int32(0), most=run.log_every
+  ).compile()
+
+  end = 0
+  for here, (tau, iterations) in enumerate(plan):
+    end += iterations
+    if tau > int(state.tau):
+      continue  # done before the run was interrupted
+    while step < end:
+      began, count = time.monotonic(), min(run.log_every, end - step)
+      state, rows = steps(state, teacher, cond, key, jnp.int32(count))
+      metrics = {name: np.asarray(row)[:count] for name, row in vars(rows).items()}
+      step += count
+      yield Progress(step, state, metrics, time.monotonic() - began, total)
+      if run.image_every and step // run.image_every > (step - count) // run.image_every:
+        yield Snapshot(step, tau, _decode(student_vae, state.prediction[1:]))
+    if here + 1 < len(plan):
+      noise = _accidental_noise(run, method, state, tau) if _authors(run) else 0.0
+      state = distill.student_step(method, state, cond, jnp.int32(plan[here + 1][0]), noise)
+  return state
+
+
+def abstract_state(run: RunConfig, scene: Scene, models: Models) -> distill.DistillState:
+  """Shapes and dtypes of the run's state, to restore a saved one into."""
+  method = _method(run, models)
+  return jax.eval_shape(lambda: _initial_state(run, method, models, len(scene.names) + 1))
+
+
+def preview(
+  run: RunConfig,
+  scene: Scene,
+  models: Models,
+  text_scales: Sequence[float],
+  image_scales: Sequence[float],
+) -> UInt8[np.ndarray, "rows columns S S 3"]:
+  """The reference view edited in 2D at every pair of guidance scales, all with the same noise.
+
+  Rows have text_scales, columns image_scales.
+  """
+  teacher = _of_reference(run, scene, models, _teacher(run, scene, models))
+  edited = [
+    _sample(
+      dataclasses.replace(teacher, text_scale=jnp.float32(t), image_scale=jnp.float32(i)), run
+    )
+    for t in text_scales
+    for i in image_scales
+  ]
+  images = _decode(models.vae, jnp.concatenate(edited))
+  return images.reshape(len(text_scales), len(image_scales), *images.shape[1:])
+
+
+# --- what the loop stands on -----------------------------------------------------------------
+
+
+def _authors(run: RunConfig) -> bool:
+  return run.compat == "authors"
+
+
+def _keys(run: RunConfig) -> dict[str, Key[Array, ""]]:
+  names = ("reference", "latents", "iterations", "euler")
+  return dict(zip(names, jax.random.split(jax.random.key(run.seed), len(names)), strict=True))
+
+
+def _plan(run: RunConfig) -> Plan:
+  """Every student timestep, from the noisiest, and the iterations that it gets."""
+  d = run.distill
+  taus = diffusion.student_timesteps(d.t_max, d.t_min, d.dt)
+  if run.method == "student_only":
+    return [(tau, 0) for tau in taus]
+  counts = diffusion.iterations_per_timestep(
+    taus, d.iterations_first, d.iterations, authors=_authors(run)
+  )
+  return [(tau, n if tau >= d.t_stop else 0) for tau, n in zip(taus, counts, strict=True)]
+
+
+def _method(run: RunConfig, models: Models) -> distill.Method:
+  d, o = run.distill, run.optim
+  ramp = {"peak": o.lr, "final": o.final_lr, "warmup": o.warmup}
+  if _authors(run):
+    rate = optim.LearningRate.authors(d.dt, d.iterations, **ramp, start=o.min_lr)
+  else:
+    rate = optim.LearningRate.over(sum(iterations for _, iterations in _plan(run)), **ramp)
+  optimizer = optim.optimizer(
+    rate,
+    clip_norm=o.clip,
+    b1=o.b1,
+    b2=o.b2,
+    eps=o.eps,
+    weight_decay=o.weight_decay,
+    authors=_authors(run),
+  )
+  return distill.Method(
+    students.Seva(models.student.graphdef),
+    rate,
+    optimizer,
+    _grid(models.vae, run.teacher.size),
+    teacher_t=d.teacher_t,
+    teacher_t_highest=d.upper,
+    teacher_t_shape_factor=d.shape_factor,
+    cross_view=run.teacher.cross_view,
+    authors=_authors(run),
+  )
+
+
+def _grid(vae: Network, size: int) -> tuple[int, int]:
+  """The latents' height and width for pictures of `size` pixels."""
+  cells = size // 2 ** (len(vae.module.shape.channels) - 1)
+  return cells, cells
+
+
+def _initial_state(
+  run: RunConfig, method: distill.Method, models: Models, frames: int
+) -> distill.DistillState:
+  shape = (frames, *_grid(models.student_vae, run.student.size), 4)
+  noise = jax.random.normal(_keys(run)["latents"], shape)
+  mapping = distill.identity_mapping() if run.distill.mapping == "learned" else {}
+  # The state's buffers are given away at each call, the models' are not.
+  params = jax.tree.map(jnp.copy, models.student.params)
+  return distill.init(method, params, mapping, noise, run.distill.t_max)
+
+
+def _teacher(run: RunConfig, scene: Scene, models: Models) -> teachers.InstructPix2Pix:
+  images = pictures.teacher_source(scene.images, run.teacher.size, authors=_authors(run))
+  source = jax.jit(teachers.encode_sources)(models.vae, images)
+  guidance = run.teacher.text_guidance, run.teacher.image_guidance
+  return teachers.instruct_pix2pix(models.unet, models.text_encoder, models.ids, source, *guidance)
+
+
+def _reference_view(run: RunConfig, scene: Scene) -> int:
+  """Which view is the reference: the one named, or one drawn from the seed."""
+  if run.scene.reference == "":
+    return random.Random(run.seed).randrange(len(scene.names))
+  return view_of(scene, run.scene.reference)
+
+
+def _of_reference(
+  run: RunConfig, scene: Scene, models: Models, teacher: teachers.InstructPix2Pix
+) -> teachers.InstructPix2Pix:
+  """The teacher with the reference view alone, as its own sampling gets it."""
+  view = _reference_view(run, scene)
+  image = pictures.edit_source(scene.images[view], run.teacher.size, authors=_authors(run))
+  return dataclasses.replace(teacher, source=teachers.encode_sources(models.vae, image[None]))
+
+
+def _sample(teacher: teachers.InstructPix2Pix, run: RunConfig) -> Float[Array, "N h w 4"]:
+  """The teacher's views edited in 2D, each by itself."""
+  shape = (run.teacher.steps + 1, *teacher.source.shape)
+  noise = jax.random.normal(_keys(run)["reference"], shape)
+  return jax.jit(teachers.edit_views)(teacher, noise[0], noise[1:])[-1]
+
+
+def _reference(
+  run: RunConfig, scene: Scene, models: Models, teacher: teachers.InstructPix2Pix
+) -> Float[np.ndarray, "S S 3"]:
+  """The picture that the student is conditioned on, at its size: the reference view, edited."""
+  if run.distill.reference == "source":
+    return scene.images[_reference_view(run, scene)]
+  latents = _sample(_of_reference(run, scene, models, teacher), run)
+  edited = jax.jit(teachers.decode)(models.vae, latents)[0]
+  return np.asarray(pictures.enlarge_reference(edited, run.student.size, authors=_authors(run)))
+
+
+def _condition(
+  run: RunConfig, scene: Scene, models: Models, reference: Float[np.ndarray, "S S 3"]
+) -> students.SevaConditioning:
+  order = list(cameras.student_order(len(scene.names), _reference_view(run, scene)))
+  c2w = cameras.normalise_cameras(scene.c2w[order], authors=_authors(run))
+  K = scene.K[order]
+  if _authors(run):
+    K = cameras.divided_again(K, run.student.size)
+  plucker = cameras.plucker(c2w, K, _grid(models.student_vae, run.student.size))
+  condition = jax.jit(students.condition)
+  return condition(models.student_vae, models.image_encoder, reference, plucker)
+
+
+def _accidental_noise(
+  run: RunConfig, method: distill.Method, state: distill.DistillState, tau: int
+) -> Float[Array, "T h w 4"]:
+  scale = diffusion.accidental_noise_scale(method.student.schedule.sigmas[tau])
+  key = jax.random.fold_in(_keys(run)["euler"], tau)
+  return scale * jax.random.normal(key, state.latents.shape)
+
+
+def _last_prediction(
+  run: RunConfig,
+  method: distill.Method,
+  state: distill.DistillState,
+  cond: students.SevaConditioning,
+) -> Float[Array, "T h w 4"]:
+  if _authors(run) and run.method == "distill":
+    return state.prediction  # the one from before the last update
+  predict = jax.jit(method.student.predict)
+  return predict(state.params["student"], cond, state.latents, state.tau)
+
+
+def _decode(vae: Network, latents: Float[Array, "N h w 4"]) -> UInt8[np.ndarray, "N S S 3"]:
+  return pictures.to_uint8(jax.jit(teachers.decode)(vae, latents))

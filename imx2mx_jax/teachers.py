@@ -1,0 +1,143 @@
+"""The teacher: a frozen 2D editor. It encodes the source views once, then predicts noise.
+
+A teacher is a pytree with `predict_noise` below; distill.py asks for nothing else. Guidance
+branches are rows of one batch, branch-major, so that random cross-view attention can share the
+key view's keys and values within each branch.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from imx2mx_jax import diffusion
+from imx2mx_jax.models.network import Network
+from imx2mx_jax.shapes import Array, Float, Int, Num
+
+SCHEDULE = diffusion.TeacherSchedule()
+
+
+@runtime_checkable
+class Teacher(Protocol):
+  """A 2D editor as distill.py sees it."""
+
+  def predict_noise(
+    self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""], key_view: Int[Array, ""] | None
+  ) -> Float[Array, "N h w 4"]:
+    """eps_hat, guided. key_view: whose keys and values all views take; None: each its own."""
+
+
+@flax.struct.dataclass
+class InstructPix2Pix:
+  """InstructPix2Pix with its instruction and its source views.
+
+  source: modes of the encoder's posterior, not scaled (InstructPix2Pix's convention).
+  text_scale, image_scale: s_T and s_I, one for all views or one for each.
+  """
+
+  unet: Network
+  text: Float[Array, "L D"]
+  null: Float[Array, "L D"]
+  source: Float[Array, "N h w 4"]
+  text_scale: Float[Array, ""] | Float[Array, " N"]
+  image_scale: Float[Array, ""] | Float[Array, " N"]
+
+  def predict_noise(
+    self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""], key_view: Int[Array, ""] | None = None
+  ) -> Float[Array, "N h w 4"]:
+    """eps_hat = e_none + s_T (e_text - e_image) + s_I (e_image - e_none)."""
+    e = self.unet(*self.branches(z_t, t), key_view=key_view, views=len(z_t))
+    e_text, e_image, e_none = jnp.split(e, 3)
+    return diffusion.guide_text_image(e_text, e_image, e_none, self.text_scale, self.image_scale)
+
+  def branches(self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""]):
+    """The UNet's inputs: rows (text + image), (image), (nothing), of all views each."""
+    images = jnp.concatenate([self.source, self.source, jnp.zeros_like(self.source)])
+    sample = jnp.concatenate([jnp.tile(z_t, (3, 1, 1, 1)), images], axis=-1)
+    return sample, t, jnp.stack([self.text, self.null, self.null]).repeat(len(z_t), axis=0)
+
+
+@flax.struct.dataclass
+class StableDiffusion:
+  """A text-to-image model, with a ControlNet on a picture of each view where there is one.
+
+  control: in [0, 1], eight times the latents' size. prediction: "epsilon" or "v_prediction".
+  """
+
+  unet: Network
+  text: Float[Array, "L D"]
+  null: Float[Array, "L D"]
+  text_scale: Float[Array, ""]
+  controlnet: Network | None = None
+  control: Float[Array, "N H W 3"] | None = None
+  prediction: str = flax.struct.field(pytree_node=False, default="epsilon")
+
+  def predict_noise(
+    self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""], key_view: Int[Array, ""] | None = None
+  ) -> Float[Array, "N h w 4"]:
+    """eps_hat = e_none + s (e_text - e_none). The key view concerns the UNet's attention only."""
+    inputs = self.branches(z_t, t)
+    residuals = None
+    if self.controlnet is not None:
+      residuals = self.controlnet(*inputs, jnp.tile(self.control, (2, 1, 1, 1)))
+    e = self.unet(*inputs, key_view=key_view, views=len(z_t), residuals=residuals)
+    if self.prediction == "v_prediction":
+      e = diffusion.eps_from_v(e, inputs[0], *SCHEDULE.alpha_sigma(t))
+    e_none, e_text = jnp.split(e, 2)
+    return diffusion.guide(e_text, e_none, self.text_scale)
+
+  def branches(self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""]):
+    """The UNet's inputs: rows (nothing), (text), of all views each."""
+    context = jnp.stack([self.null, self.text]).repeat(len(z_t), axis=0)
+    return jnp.tile(z_t, (2, 1, 1, 1)), t, context
+
+
+def instruct_pix2pix(
+  unet: Network,
+  text_encoder: Network,
+  ids: Int[Array, "2 L"],
+  source: Float[Array, "N h w 4"],
+  text_scale: float,
+  image_scale: float,
+) -> InstructPix2Pix:
+  """The teacher for these views. ids: tokens of the instruction and of the empty text."""
+  text, null = text_encoder(ids)
+  return InstructPix2Pix(
+    unet, text, null, source, jnp.float32(text_scale), jnp.float32(image_scale)
+  )
+
+
+def encode_sources(vae: Network, images: Float[Array, "N H W 3"]) -> Float[Array, "N h w 4"]:
+  """The source views' latents for InstructPix2Pix: modes, not scaled. One view at a time."""
+  encode = vae.module.encode
+  return jax.lax.map(lambda image: encode(image[None])[0][0], images)
+
+
+def decode(vae: Network, latents: Float[Array, "N h w 4"]) -> Float[Array, "N H W 3"]:
+  """Scaled latents -> images, clipped to [-1, 1]. One view at a time."""
+  module = vae.module
+  latents = latents / module.shape.scaling_factor
+  return jax.lax.map(lambda z: jnp.clip(module.decode(z[None])[0], -1, 1), latents)
+
+
+def edit_views(
+  teacher: InstructPix2Pix,
+  init_noise: Float[Array, "N h w 4"],
+  step_noise: Float[Array, "S N h w 4"],
+) -> Float[Array, "S N h w 4"]:
+  """Ordinary InstructPix2Pix sampling, each view by itself, in as many steps as there is noise.
+
+  Euler ancestral over the released schedule. Returns the latents after each step, scaled by the
+  VAE's factor; the last ones are the edit.
+  """
+  timesteps, sigmas = SCHEDULE.euler_steps(len(step_noise))
+
+  def step(x: Float[Array, "N h w 4"], inputs):
+    t, sigma, sigma_next, noise = inputs
+    eps_hat = teacher.predict_noise(diffusion.scale_input(x, sigma), t)
+    x = diffusion.ancestral_step(x, eps_hat, noise, sigma, sigma_next)
+    return x, x
+
+  steps = (jnp.asarray(timesteps), jnp.asarray(sigmas[:-1]), jnp.asarray(sigmas[1:]), step_noise)
+  return jax.lax.scan(step, init_noise * sigmas[0], steps)[1]
