@@ -46,5 +46,6 @@ class Block(nnx.Module):
 
   @jax.named_scope("block")
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    """A token sees all tokens; in a causal block, itself and those before it."""
     x = x + self.attention(self.norm1(x), causal=self.causal)
     return x + self.fc2(ACTIVATIONS[self.activation](self.fc1(self.norm2(x))))
