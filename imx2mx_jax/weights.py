@@ -188,7 +188,7 @@ def _read_safetensors(file: pathlib.Path, prefix: str, dtype) -> dict[str, np.nd
     }
 
 
-def _first_difference(wanted: Params, found: Params) -> str | None:
+def _first_difference(wanted: dict[str, jax.ShapeDtypeStruct], found: Params) -> str | None:
   for path in wanted | found:
     if path not in found:
       return f"{path} is missing"
