@@ -114,7 +114,7 @@ def _betas(start: float, end: float, steps: int) -> Float[np.ndarray, " S"]:
 
 def rows(level: Level, x: Num[Array, "..."]) -> Float[Array, "..."]:
   """A level shaped so that it multiplies x row by row."""
-  level = jnp.asarray(level)
+  level = jnp.asarray(level, jnp.float32)
   return level.reshape(level.shape + (1,) * (x.ndim - level.ndim))
 
 
@@ -263,13 +263,13 @@ def euler_step(
   return zeta + rows((sigma_next - sigma) / sigma, zeta) * (zeta - zeta0)
 
 
-def accidental_noise_scale(sigma: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def accidental_noise_scale(sigma: Float[Array, "..."]) -> Float[Array, "..."]:
   """The authors' noise before an Euler step: sqrt((sigma + 1e-6)^2 - sigma^2) in float32.
 
   Its rounding is what matters (0 where sigma > 33, and never above .013), so it is done on the
   host, where no compiler contracts the difference.
   """
-  sigma = sigma.astype(np.float32)
+  sigma = np.asarray(sigma, np.float32)
   raised = sigma + np.float32(1e-6)
   return np.sqrt(raised * raised - sigma * sigma)
 

@@ -17,7 +17,10 @@ are checked in the tests only (jaxtyping's import hook); at run time they cost n
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Num, UInt8
+from jaxtyping import Bool, Float, Int, Key, Num, UInt8
+
+Array = jax.Array | np.ndarray | np.generic
+"""What JAX computes with: its own arrays, NumPy's, and NumPy's scalars."""
 
 Params = dict[str, jax.Array]
 """A network's parameters: a flat dict from "path/of/the/parameter" to its array."""

@@ -1,4 +1,4 @@
-"""Every test computes in float32 at the highest precision, and checks types and shapes as it runs."""
+"""Every test computes at the highest precision and checks types and shapes on its way."""
 
 import functools
 
@@ -10,7 +10,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def _unchecked(cls=None, **kwargs):
-  """flax.struct.dataclass whose fields may hold what JAX puts there in passing: shapes, shardings."""
+  """flax.struct.dataclass whose fields may hold what JAX puts there in passing, shapes for one."""
   if cls is None:
     return functools.partial(_unchecked, **kwargs)
   cls = _struct_dataclass(cls, **kwargs)
