@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import optax
 
 from imx2mx_jax import diffusion, optim
+from imx2mx_jax.shapes import Array, Float, Int, Key, Params
 from imx2mx_jax.students import Student
 from imx2mx_jax.teachers import SCHEDULE, Teacher
-from imx2mx_jax.shapes import Array, Float, Int, Key, Params
 
 
 @flax.struct.dataclass

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-  """A mistake in what the user gave; doors print its message without a traceback and exit with 1."""
+  """A mistake in what the user gave; doors print its message, no traceback, and exit with 1."""
 
 
 class SceneError(UserError):

@@ -1,4 +1,4 @@
-"""The student: conditioned once on the clean reference and the cameras, then predicts clean latents.
+"""The student: conditioned once on the clean reference and the cameras; predicts clean latents.
 
 A student is whatever has `predict` below; distill.py asks for nothing else. `cond` is its own
 pytree. Frames are ordered reference first.
@@ -104,7 +104,7 @@ def condition(
 ) -> SevaConditioning:
   """SEVA's conditioning on an edited reference view.
 
-  reference: in [-1, 1], at the student's size. plucker: of the normalised cameras (cameras.plucker),
+  reference: in [-1, 1], at the student's size. plucker: of normalised cameras (cameras.plucker),
   the reference's first.
   """
   encoder, tower = vae.module, image_encoder.module

@@ -13,7 +13,7 @@ from imx2mx_jax.shapes import Array, Float, Num
 def conv(
   c_in: int, c_out: int, size: int = 3, *, stride: int = 1, dtype, rngs: nnx.Rngs
 ) -> nnx.Conv:
-  """A square convolution that pads by size // 2 on every side, as PyTorch's `padding=1` does at 3."""
+  """A square convolution padded by size // 2 on every side, as PyTorch's `padding=1` does at 3."""
   pad = size // 2
   return nnx.Conv(
     c_in,
@@ -27,11 +27,12 @@ def conv(
 
 
 def linear(d_in: int, d_out: int, *, bias: bool = True, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+  """A linear layer; the width is that of the last axis."""
   return nnx.Linear(d_in, d_out, use_bias=bias, dtype=dtype, rngs=rngs)
 
 
 class GroupNorm(nnx.Module):
-  """Group normalisation over space and each group's channels, in float32; returns the input's dtype."""
+  """Group normalisation over space and channels of a group, in float32; keeps the input's dtype."""
 
   def __init__(self, channels: int, groups: int, eps: float, *, rngs: nnx.Rngs):
     self.scale = nnx.Param(jnp.ones(channels))
@@ -69,7 +70,7 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-  """Multi-head attention of x to a context (to itself where there is none). diffusers' `Attention`."""
+  """Multi-head attention of x to a context, or to itself. diffusers' `Attention`."""
 
   def __init__(
     self,
