@@ -2,8 +2,8 @@
 
 A row is (pattern of our path, released name, transform). The pattern is a regular expression that
 must match the whole path; the released name may use its groups (`\\1`), in which slashes become
-dots. Exactly one row matches each of our parameters. Where checkpoints come in several spellings, each has a table of its own
-(a dialect); the dialect that fits the source best is taken.
+dots. Exactly one row matches each of our parameters. Where checkpoints come in several spellings,
+each has a table of its own (a dialect); the dialect that fits the source best is taken.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class ConversionError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-  """A change of layout and its inverse; both are views, so shapes can be computed without memory."""
+  """A change of layout and its inverse; both are views: shapes can be computed without memory."""
 
   ours: Callable[[np.ndarray], np.ndarray]
   released: Callable[[np.ndarray], np.ndarray]
@@ -94,7 +94,7 @@ def norm(path: str, released: str) -> tuple[Rule, Rule]:
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-  """One parameter's source: `path` (of `shape`) is `transform` of the released tensor `released`."""
+  """One parameter's source: `path` (of `shape`) is `transform` of the tensor `released`."""
 
   path: str
   shape: Shape
@@ -103,6 +103,7 @@ class Assignment:
   transform: str
 
   def __call__(self, tensor: np.ndarray) -> np.ndarray:
+    """The parameter, from its released tensor."""
     return TRANSFORMS[self.transform].ours(tensor)
 
 
@@ -163,6 +164,6 @@ def plan(
 def convert(
   rows: Iterable[Assignment], read: Callable[[str], np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """(path, array) for each assignment, one leaf at a time; `read` gives a released tensor by name."""
+  """(path, array) for each assignment, one at a time; `read` gives a released tensor by name."""
   for row in rows:
     yield row.path, row(read(row.released))

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from types import ModuleType
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -32,7 +32,7 @@ TABLES: dict[str, ModuleType] = {
 }
 """{name of a network: its table}."""
 
-DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
 VARIANTS = ("", ".fp16", ".bf16")
 TOKENIZER_FILES = (
   "vocab.json",
@@ -43,7 +43,7 @@ TOKENIZER_FILES = (
   "added_tokens.json",
 )
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-_SHARD = r"(\.\w+)?-\d+-of-\d+"
+_SHARD = r"-\d+-of-\d+"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _open(
   for name, place in PLACES[kind].items():
     chosen = file or _weights(listing, place, source)
     tensors = _tensors(folder / chosen)
-    shape, config = _shape(folder, listing, name, place, chosen, remarks)
+    shape, config = _shape(name, place, (folder / chosen).parent, remarks)
     used |= {path.relative_to(folder).as_posix(): path for path in (*tensors.files, *config)}
     try:
       parts.append(Part(name, shape, tensors, _plan(name, shape, tensors)))
@@ -211,14 +211,12 @@ def _needed(kind: str, source: str, listing: Sequence[str]) -> list[str]:
   needed = []
   for place in PLACES[kind].values():
     weights = _weights(listing, place, source)
-    folder = weights.rpartition("/")[0] + "/" if "/" in weights else ""
-    needed += [
-      weights,
-      *(folder + config for config in place.configs if folder + config in listing),
-    ]
-    if weights.endswith(".json"):
-      stem = re.escape(weights.partition(".safetensors.index")[0])
-      needed += [name for name in listing if re.fullmatch(rf"{stem}{_SHARD}\.safetensors", name)]
+    folder = weights.removesuffix(weights.rpartition("/")[2])
+    needed += [weights, *(folder + config for config in place.configs)]
+    if index := re.fullmatch(r"(.*)\.safetensors\.index(\.\w+)?\.json", weights):
+      stem, variant = (re.escape(part or "") for part in index.groups())
+      shard = rf"{stem}({variant}{_SHARD}|{_SHARD}{variant})\.safetensors"
+      needed += [name for name in listing if re.fullmatch(shard, name)]
   if kind in TOKENIZERS:
     needed += [TOKENIZERS[kind] + name for name in TOKENIZER_FILES]
   return [name for name in needed if name in listing]
@@ -236,7 +234,7 @@ def _weights(listing: Collection[str], place: Place, source: str) -> str:
       name
       for name in listing
       if re.fullmatch(rf"{re.escape(folder)}[^/]+\.safetensors", name)
-      and not re.search(rf"{_SHARD}\.safetensors$", name)
+      and not re.search(_SHARD, name)
     ]
     if len(others) == 1:
       return others[0]
@@ -282,15 +280,9 @@ def _header(file: pathlib.Path) -> dict[str, tuple[pathlib.Path, Shape, str]]:
 
 
 def _shape(
-  folder: pathlib.Path,
-  listing: Collection[str],
-  name: str,
-  place: Place,
-  weights: str,
-  remarks: list[str],
+  name: str, place: Place, beside: pathlib.Path, remarks: list[str]
 ) -> tuple[Any, tuple[pathlib.Path, ...]]:
   """A network's shape and the config that says so (none where it is the released shape)."""
-  beside = folder / pathlib.PurePosixPath(weights).parent
   for config in (beside / file for file in place.configs):
     if not config.is_file():
       continue

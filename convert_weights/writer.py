@@ -7,11 +7,12 @@ import math
 import pathlib
 import shutil
 import struct
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
+import rich.progress
 
 from convert_weights import names, sources
 from convert_weights.names import Assignment, ConversionError
@@ -19,7 +20,7 @@ from convert_weights.reader import DTYPES, Model, Part, sha256
 from imx2mx_jax import checkpoint, weights
 
 AS_SOURCE = "source"
-STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16}
 
 # Orbax holds a checkpoint three times while it writes it. Parts of an eighth keep that under half
 # of the network; parts of less than 32 MB are not worth their files.
@@ -127,30 +128,37 @@ def _check_space(model: Model, folder: pathlib.Path, options: Options) -> None:
 
 
 @contextlib.contextmanager
-def _progress(part: Part, options: Options) -> Iterator[tqdm]:
-  """A bar on a terminal, one line in a log."""
+def _progress(part: Part, options: Options) -> Iterator[Callable[[int], None]]:
+  """Gives a function that counts bytes: a bar on a terminal, one line in a log."""
   total = sum(_size(part, row, options) for row in part.rows)
   print(f"{part.name}: {len(part.rows)} arrays, {total / 1e6:,.0f} MB", flush=True)
-  with tqdm(total=total, desc=part.name, unit="B", unit_scale=True, disable=None) as bar:
-    yield bar
+  columns = (
+    rich.progress.BarColumn(),
+    rich.progress.DownloadColumn(),
+    rich.progress.TimeRemainingColumn(),
+  )
+  hidden = not sys.stdout.isatty()
+  with rich.progress.Progress(*columns, transient=True, disable=hidden) as bar:
+    task = bar.add_task(part.name, total=total)
+    yield lambda size: bar.advance(task, size)
 
 
 def _leaves(
-  part: Part, rows: Iterable[Assignment], options: Options, bar: tqdm
+  part: Part, rows: Iterable[Assignment], options: Options, count: Callable[[int], None]
 ) -> Iterator[tuple[str, np.ndarray]]:
   """(path, array as it is stored), one at a time."""
   for row in rows:
     for path, array in names.convert((row,), part.tensors.read):
       yield path, np.asarray(array, options.of(part, row), order="C")
-      bar.update(_size(part, row, options))
+      count(_size(part, row, options))
 
 
 def _write_orbax(part: Part, folder: pathlib.Path, options: Options) -> int:
   """Writes the checkpoints folder/0, folder/1, ... and returns how many there are."""
   groups = _groups(part, options)
-  with _progress(part, options) as bar:
+  with _progress(part, options) as count:
     for number, rows in enumerate(groups):
-      checkpoint.save(folder / str(number), dict(_leaves(part, rows, options, bar)))
+      checkpoint.save(folder / str(number), dict(_leaves(part, rows, options, count)))
   return len(groups)
 
 
@@ -186,8 +194,8 @@ def _write_safetensors(model: Model, file: pathlib.Path, options: Options) -> No
   with file.open("wb") as stream:
     stream.write(struct.pack("<Q", len(text)) + text)
     for part in model.parts:
-      with _progress(part, options) as bar:
-        for _, array in _leaves(part, part.rows, options, bar):
+      with _progress(part, options) as count:
+        for _, array in _leaves(part, part.rows, options, count):
           stream.write(array.tobytes())
 
 

@@ -133,13 +133,6 @@ def load(
   }
 
 
-def tokenizer(folder: str | pathlib.Path):
-  """The tokenizer of a converted folder (transformers' CLIPTokenizer); needs no network."""
-  from transformers import CLIPTokenizer  # a second of imports, for those who need it
-
-  return CLIPTokenizer.from_pretrained(pathlib.Path(folder) / TOKENIZER, local_files_only=True)
-
-
 def read(
   folder: pathlib.Path, info: ModelInfo, name: str, dtype=None
 ) -> Iterator[dict[str, np.ndarray | jax.Array]]:
