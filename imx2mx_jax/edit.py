@@ -279,7 +279,7 @@ def _teacher(run: RunConfig, scene: Scene, models: Models) -> teachers.InstructP
   return teachers.instruct_pix2pix(models.unet, models.text_encoder, models.ids, source, *guidance)
 
 
-def _reference_view(run: RunConfig, scene: Scene) -> int:
+def reference_view(run: RunConfig, scene: Scene) -> int:
   """Which view is the reference: the one named, or one drawn from the seed."""
   if run.scene.reference == "":
     return random.Random(run.seed).randrange(len(scene.names))
@@ -290,7 +290,7 @@ def _of_reference(
   run: RunConfig, scene: Scene, models: Models, teacher: teachers.InstructPix2Pix
 ) -> teachers.InstructPix2Pix:
   """The teacher with the reference view alone, as its own sampling gets it."""
-  view = _reference_view(run, scene)
+  view = reference_view(run, scene)
   image = pictures.edit_source(scene.images[view], run.teacher.size, authors=_authors(run))
   return dataclasses.replace(teacher, source=teachers.encode_sources(models.vae, image[None]))
 
@@ -307,7 +307,7 @@ def _reference(
 ) -> Float[np.ndarray, "S S 3"]:
   """The picture that the student is conditioned on, at its size: the reference view, edited."""
   if run.distill.reference == "source":
-    return scene.images[_reference_view(run, scene)]
+    return scene.images[reference_view(run, scene)]
   latents = _sample(_of_reference(run, scene, models, teacher), run)
   edited = jax.jit(teachers.decode)(models.vae, latents)[0]
   return np.asarray(pictures.enlarge_reference(edited, run.student.size, authors=_authors(run)))
@@ -316,7 +316,7 @@ def _reference(
 def _condition(
   run: RunConfig, scene: Scene, models: Models, reference: Float[np.ndarray, "S S 3"]
 ) -> students.SevaConditioning:
-  order = list(cameras.student_order(len(scene.names), _reference_view(run, scene)))
+  order = list(cameras.student_order(len(scene.names), reference_view(run, scene)))
   c2w = cameras.normalise_cameras(scene.c2w[order], authors=_authors(run))
   K = scene.K[order]
   if _authors(run):

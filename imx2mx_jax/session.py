@@ -64,6 +64,6 @@ def preview(run: RunConfig) -> epath.Path:
 def _load(run: RunConfig) -> tuple[Scene, edit.Models]:
   authors = run.compat == "authors"
   scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size, authors=authors)
-  device = jax.devices()[0].device_kind
-  print(f"{len(scene.names)} views of {run.scene.path}, on {device}", flush=True)
+  reference, device = scene.names[edit.reference_view(run, scene)], jax.devices()[0].device_kind
+  print(f"{len(scene.names)} views of {run.scene.path}, reference {reference}, on {device}")
   return scene, edit.load_models(run)
