@@ -12,7 +12,7 @@ import signal
 import sys
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 
 from convert_weights import reader, sources, verify, writer
 from imx2mx_jax.errors import ConfigError, UserError
@@ -35,6 +35,7 @@ _NOTICE = flags.DEFINE_string("notice", "", "Whom to name, for weights of your o
 
 def main(argv: list[str]) -> int:
   """Runs one command; returns the exit code."""
+  logging.set_verbosity(logging.WARNING)  # or every request to the hub is a line
   try:
     if len(argv) > 1:
       raise ConfigError(f"{argv[1]!r} belongs to no flag; write --flag=value")
@@ -42,9 +43,9 @@ def main(argv: list[str]) -> int:
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
-  except KeyboardInterrupt:
+  except KeyboardInterrupt as interrupt:
     print("interrupted; nothing was written", file=sys.stderr)
-    return 130
+    return 128 + interrupt.args[0]
   return 0
 
 
@@ -91,7 +92,12 @@ def _required(flag: str, value: str | None) -> str:
   return value
 
 
+def _interrupt(number: int, _) -> None:
+  raise KeyboardInterrupt(number)
+
+
 if __name__ == "__main__":
-  signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves as little behind as Ctrl-C
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, _interrupt)
   jax.config.update("jax_platforms", "cpu")  # an accelerator's memory is of no use here
   app.run(main)

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import jax.numpy as jnp
@@ -90,7 +91,7 @@ def _all_or_nothing(dst: pathlib.Path) -> Iterator[pathlib.Path]:
   dst = dst.absolute()
   partial = dst.with_name(f".{dst.name}.partial")
   try:
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    _sweep(partial)  # of a run that was killed
     partial.mkdir(parents=True)
     yield partial
     _replace(dst, partial)
@@ -99,7 +100,16 @@ def _all_or_nothing(dst: pathlib.Path) -> Iterator[pathlib.Path]:
       f"cannot write {dst} ({error}); nothing is left there; free the disk or give another --dst"
     ) from error
   finally:
-    shutil.rmtree(partial, ignore_errors=True)
+    _sweep(partial)
+
+
+def _sweep(folder: pathlib.Path) -> None:
+  """Removes a folder into which threads of a failed checkpoint may still write for a moment."""
+  for _ in range(50):
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+      return
+    time.sleep(0.1)
 
 
 def _replace(dst: pathlib.Path, new: pathlib.Path) -> None:

@@ -54,7 +54,8 @@ def _one_voice() -> Iterator[None]:
   """Turns a failure into one CheckpointError.
 
   Orbax works in threads: one failing file is logged by each of them, and every other transfer in
-  flight then complains that its event loop is closed. The exception that reaches us says it all.
+  flight complains, now or a moment later, that its event loop is closed. The exception that
+  reaches us says it all.
   """
   verbosity, hook = logging.get_verbosity(), sys.unraisablehook
   logging.set_verbosity(logging.FATAL)
@@ -65,6 +66,7 @@ def _one_voice() -> Iterator[None]:
     yield
   except Exception as error:  # Orbax and TensorStore raise plain Exception and ValueError
     raise CheckpointError(str(error).partition("\n")[0]) from error
+  else:
+    sys.unraisablehook = hook
   finally:
     logging.set_verbosity(verbosity)
-    sys.unraisablehook = hook
