@@ -7,23 +7,38 @@ import jax.numpy as jnp
 from flax import nnx
 
 from imx2mx_jax.models.attention import attention
+from imx2mx_jax.models.convolution import Padding, convolution
 from imx2mx_jax.shapes import Array, Float, Num
 
 
-def conv(
-  c_in: int, c_out: int, size: int = 3, *, stride: int = 1, dtype, rngs: nnx.Rngs
-) -> nnx.Conv:
+class Conv(nnx.Module):
+  """A square convolution with bias."""
+
+  def __init__(
+    self,
+    c_in: int,
+    c_out: int,
+    size: int,
+    *,
+    stride: int,
+    padding: Padding,
+    dtype,
+    rngs: nnx.Rngs,
+  ):
+    initial = nnx.initializers.lecun_normal()(rngs.params(), (size, size, c_in, c_out))
+    self.kernel = nnx.Param(initial)
+    self.bias = nnx.Param(jnp.zeros(c_out))
+    self.stride, self.padding, self.dtype = stride, padding, jnp.dtype(dtype)
+
+  def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 D"]:
+    x, kernel, bias = (y.astype(self.dtype) for y in (x, self.kernel[...], self.bias[...]))
+    return convolution(x, kernel, self.stride, self.padding) + bias
+
+
+def conv(c_in: int, c_out: int, size: int = 3, *, stride: int = 1, dtype, rngs: nnx.Rngs) -> Conv:
   """A square convolution padded by size // 2 on every side, as PyTorch's `padding=1` does at 3."""
-  pad = size // 2
-  return nnx.Conv(
-    c_in,
-    c_out,
-    (size, size),
-    strides=stride,
-    padding=((pad, pad), (pad, pad)),
-    dtype=dtype,
-    rngs=rngs,
-  )
+  pad = (size // 2, size // 2)
+  return Conv(c_in, c_out, size, stride=stride, padding=(pad, pad), dtype=dtype, rngs=rngs)
 
 
 def linear(d_in: int, d_out: int, *, bias: bool = True, dtype, rngs: nnx.Rngs) -> nnx.Linear:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from imx2mx_jax.models.layers import Attention, GroupNorm, ResBlock, Upsample, conv, linear
+from imx2mx_jax.models.layers import Attention, Conv, GroupNorm, ResBlock, Upsample, conv, linear
 from imx2mx_jax.shapes import Array, Float
 
 EPS = 1e-6
@@ -48,9 +48,8 @@ class Downsample(nnx.Module):
   """Convolution of stride 2, padded by one at the bottom and on the right only."""
 
   def __init__(self, channels: int, *, dtype, rngs: nnx.Rngs):
-    self.conv = nnx.Conv(
-      channels, channels, (3, 3), strides=2, padding=((0, 1), (0, 1)), dtype=dtype, rngs=rngs
-    )
+    padding = ((0, 1), (0, 1))
+    self.conv = Conv(channels, channels, 3, stride=2, padding=padding, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 C"]:
     return self.conv(x)
