@@ -159,8 +159,18 @@ def _leaves(
   """(path, array as it is stored), one at a time."""
   for row in rows:
     for path, array in names.convert((row,), part.tensors.read):
-      yield path, np.asarray(array, options.of(part, row), order="C")
+      yield path, _stored(array, options.of(part, row), row.released)
       count(_size(part, row, options))
+
+
+def _stored(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+  try:
+    with np.errstate(over="raise"):
+      return np.asarray(array, dtype, order="C")
+  except FloatingPointError as error:
+    raise ConversionError(
+      f"{name} has numbers too large for {dtype}; give --dtype=bfloat16 or --dtype=float32"
+    ) from error
 
 
 def _write_orbax(part: Part, folder: pathlib.Path, options: Options) -> int:

