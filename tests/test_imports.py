@@ -19,6 +19,7 @@ MAY_IMPORT = {
   **{leaf: set() for leaf in LEAVES},
   "models": {"models"},
   "config": set(),
+  "micro": set(),
   "terminal": set(),
   "tokenizer": set(),
   "scene": {"cameras"},
