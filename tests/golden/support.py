@@ -100,28 +100,14 @@ class Case:
     values = np.float32(spec["offset"]) + np.float32(spec["scale"]) * drawn
     return np.clip(values, *spec["clip"]) if "clip" in spec else values
 
-  def parameter(self, name: str, shape) -> np.ndarray:
-    """A parameter by its released name (with the section's prefix) and released shape."""
-    return parameter(self.json["salt"], name, shape, self.json.get("gain", 1.0))
-
   def network(
     self, cls, shape, dialects, *, prefix: str = "", names_have: str = "", **kwargs
   ) -> Network:
-    """`cls(shape)` filled by the recipe, through the shipped conversion tables.
-
-    prefix: put before each released name in the recipe's strings. names_have: a prefix that the
-    tables' names have and the recipe's do not.
-    """
-    network = abstract(cls, shape, **kwargs)
-    table = dialects[0]
-    targets = {path: leaf.shape for path, leaf in network.params.items()}
-    rows = names.assignments(targets, table)
-    shapes = {row.released: row.released_shape for row in rows}
-    read = functools.cache(
-      lambda name: self.parameter(prefix + name.removeprefix(names_have), shapes[name])
+    """`cls(shape)` filled by the case's recipe; see `filled`."""
+    salt, gain = self.json["salt"], self.json.get("gain", 1.0)
+    return filled(
+      cls, shape, dialects, salt, gain=gain, prefix=prefix, names_have=names_have, **kwargs
     )
-    params = {path: jnp.asarray(array) for path, array in names.convert(rows, read)}
-    return Network(network.graphdef, params)
 
   def check_fingerprints(self, group: str, ours: dict[str, np.ndarray], tau: float, leave_out=()):
     """Compares tensors, keyed by fingerprint name and in the PyTorch layout, in the listed order.
@@ -154,6 +140,25 @@ def parameter(salt: str, name: str, shape, gain: float = 1.0) -> np.ndarray:
   if len(shape) == 1 and name.endswith(".weight"):
     return np.float32(1) + np.float32(0.1) * drawn
   return np.asarray(np.float32(0.02) * drawn)  # a scalar stays an array
+
+
+def filled(
+  cls, shape, dialects, salt, *, gain: float = 1.0, prefix: str = "", names_have: str = "", **kwargs
+) -> Network:
+  """`cls(shape)` filled by the recipe, through the shipped conversion tables.
+
+  prefix: put before each released name in the recipe's strings. names_have: a prefix that the
+  tables' names have and the recipe's do not.
+  """
+  network = abstract(cls, shape, **kwargs)
+  targets = {path: leaf.shape for path, leaf in network.params.items()}
+  rows = names.assignments(targets, dialects[0])
+  shapes = {row.released: row.released_shape for row in rows}
+  read = functools.lru_cache(maxsize=3)(
+    lambda name: parameter(salt, prefix + name.removeprefix(names_have), shapes[name], gain)
+  )
+  params = {path: jnp.asarray(array) for path, array in names.convert(rows, read)}
+  return Network(network.graphdef, params)
 
 
 def fingerprint_error(name: str, salt: str, ours: np.ndarray, wanted: np.ndarray) -> float:
