@@ -208,11 +208,11 @@ class RunFolder:
     temporary.rmtree(missing_ok=True)
     temporary.mkdir()
     checkpoint.save(temporary / name / "0", params)
-    size = weights.stored_size(pathlib.Path(temporary), "orbax", name)
-    stored = dataclasses.replace(network, parts=1, size=size)
+    at = pathlib.Path(temporary)
+    stored = dataclasses.replace(network, parts=1, size=weights.stored_size(at, "orbax", name))
     source = f"{before.source}, personalised: {self._run.instruction}"
     info = dataclasses.replace(before, format="orbax", networks={name: stored}, source=source)
-    weights.write_info(temporary, info)
+    weights.write_info(at, info)
     folder.rmtree(missing_ok=True)  # of a run that was killed right here
     temporary.replace(folder)
 
