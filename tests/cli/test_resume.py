@@ -1,0 +1,110 @@
+"""A run that is stopped, killed or out of disk goes on where it was, as if nothing had happened."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from imx2mx_jax import checkpoint
+from tests.cli import support
+from tests.cli.test_main import events
+
+TOTAL = support.TOTAL
+
+
+def result(folder):
+  """All that must come out the same, bit for bit."""
+  contents = {path.name: path.read_bytes() for path in sorted((folder / "edited").iterdir())}
+  contents |= {name: (folder / name).read_bytes() for name in ("grid.png", "reference.png")}
+  for arrays in (folder / "student" / "seva" / "0", folder / "state" / str(TOTAL)):
+    held = checkpoint.restore(arrays, checkpoint.contents(arrays))
+    contents |= {f"{arrays.name}/{name}": array.tobytes() for name, array in held.items()}
+  return contents
+
+
+def unfinished(finished, folder, *missing):
+  """A copy of the finished run as it was before its last pictures were written."""
+  shutil.copytree(finished.folder, folder)
+  for name in ("finished.json", *missing):
+    (folder / name).unlink()
+  return folder
+
+
+def test_a_run_that_was_stopped_and_killed_ends_as_one_that_was_not(finished, cache, tmp_path):
+  folder = tmp_path / "run"
+  with support.started(cache, folder) as process:
+    lines = support.interrupt(process, signal.SIGINT, at="iteration 2 ")
+    assert process.wait() == 130
+  saved = int(next((folder / "state").glob("[0-9]*")).name)
+  assert "same command goes on" in lines[-2] and lines[-1] == str(folder)
+  assert 2 <= saved < TOTAL
+  assert len(support.journal(folder)) == saved
+
+  with support.started(cache, folder) as process:
+    lines = support.interrupt(process, signal.SIGKILL, at="iteration")
+    assert process.wait() == -signal.SIGKILL
+  assert f"going on after {saved} iterations" in lines
+
+  lines = support.ran(cache, folder)
+  assert any(line.startswith("going on after") for line in lines)
+  assert result(folder) == result(finished.folder)
+  assert support.journal(folder) == support.journal(finished.folder)
+  assert list(events(folder)["loss"]) == list(range(1, TOTAL + 1))
+  sessions = json.loads((folder / "config.json").read_text())["sessions"]
+  assert [session["from_iteration"] for session in sessions][:2] == [0, saved]
+
+
+def test_a_full_disk_costs_nothing_that_was_saved(finished, cache, tmp_path):
+  folder = unfinished(finished, tmp_path / "run", "grid.png")
+  (folder / ".grid.png.tmp").symlink_to("/dev/full")  # as full as a disk can be
+  with support.started(cache, folder) as process:
+    _, error = process.communicate()
+    assert process.returncode == 1
+  assert error.startswith(f"error: {folder}: the disk is full") and error.count("\n") == 1
+  assert f"after {TOTAL} iterations" in error and not (folder / "finished.json").exists()
+
+  # It goes on with all that changes no result: where the scene lies, how often the state is saved.
+  (folder / ".grid.png.tmp").unlink()
+  scene = shutil.copytree(support.SMALL["scene.path"], tmp_path / "elsewhere")
+  support.ran(cache, folder, scene__path=scene, save_every=1, image_every=0)
+  assert result(folder) == result(finished.folder)
+
+
+@pytest.mark.parametrize(
+  "change, was",
+  [
+    ({"instruction": "make it night"}, "--config.instruction was 'make it sunset'"),
+    ({"distill__dt": 200}, "--config.distill.dt was 400"),
+  ],
+)
+def test_a_run_goes_on_with_what_it_began_with_only(finished, tmp_path, capsys, change, was):
+  folder = unfinished(finished, tmp_path / "run")
+  error = support.refused(capsys, folder, **change)
+  assert was in error and "--config.run_dir" in error
+
+
+def test_another_scene_is_noticed_by_what_it_holds(finished, tmp_path, capsys):
+  folder = unfinished(finished, tmp_path / "run")
+  scene = shutil.copytree(support.SMALL["scene.path"], tmp_path / "scene")
+  shutil.copy(scene / "images" / "001.png", scene / "images" / "002.png")
+  error = support.refused(capsys, folder, scene__path=scene)
+  assert f"--config.scene.path was '{support.SMALL['scene.path']}'" in error
+
+
+def test_a_scene_that_was_changed_in_its_place_is_noticed(finished, tmp_path, capsys):
+  folder = unfinished(finished, tmp_path / "run")
+  kept = json.loads((folder / "config.json").read_text())
+  kept["read"]["scene.path"] = "the fingerprint of other pictures"
+  (folder / "config.json").write_text(json.dumps(kept))
+  assert "--config.scene.path has other content" in support.refused(capsys, folder)
+
+
+def test_a_damaged_state_is_named(finished, tmp_path, capsys):
+  folder = unfinished(finished, tmp_path / "run")
+  for file in (folder / "state" / str(TOTAL)).rglob("*"):
+    if file.is_file():
+      os.truncate(file, file.stat().st_size // 2)
+  error = support.refused(capsys, folder)
+  assert f"{folder / 'state' / str(TOTAL)} cannot be read" in error
