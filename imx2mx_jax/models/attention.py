@@ -1,9 +1,22 @@
-"""Softmax attention behind one function."""
+"""Softmax attention behind one function.
+
+Long sequences are computed a block of queries at a time. That is exact, as a query's softmax needs
+its own scores only, and neither the result nor the gradient ever holds more than a block's scores.
+"""
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from imx2mx_jax.shapes import Array, Float
+from imx2mx_jax.shapes import Array, Float, Int
+
+SCORES_IN_CACHE = 2**19
+"""A block's scores on CPUs: two megabytes, which stay in the cache between their uses."""
+
+SCORES_IN_MEMORY = 2**28
+"""A block's scores elsewhere: a gigabyte, which keeps any device busy."""
 
 
 @jax.named_scope("attention")
@@ -14,10 +27,57 @@ def attention(
   *,
   causal: bool = False,
 ) -> Float[Array, "B L n d"]:
-  """softmax(q k^T / sqrt(d)) v, softmax in float32."""
-  scores = jnp.einsum("blnd,bmnd->bnlm", q, k, preferred_element_type=jnp.float32)
-  scores = scores / q.shape[-1] ** 0.5
-  if causal:
-    scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  return jnp.einsum("bnlm,bmnd->blnd", weights, v)
+  """softmax(q k^T / sqrt(d)) v, softmax in float32. causal: query i sees the keys up to i."""
+  heads = [x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (q, k, v)]
+  if len(heads[0]) * q.shape[1] * k.shape[1] <= SCORES_IN_CACHE:
+    y = _heads(*heads, look_up=_look_up, most=SCORES_IN_CACHE, causal=causal)
+  else:
+    # The gradient makes the scores again.
+    blocks = functools.partial(_heads, look_up=jax.checkpoint(_look_up), causal=causal)
+    y = jax.lax.platform_dependent(
+      *heads,
+      cpu=functools.partial(blocks, most=SCORES_IN_CACHE),
+      default=functools.partial(blocks, most=SCORES_IN_MEMORY),
+    )
+  return y.reshape(q.shape[0], q.shape[2], *y.shape[1:]).swapaxes(1, 2)
+
+
+def _heads(
+  q: Float[Array, "Bn L d"],
+  k: Float[Array, "Bn M d"],
+  v: Float[Array, "Bn M d"],
+  *,
+  look_up: Callable,
+  most: int,
+  causal: bool,
+) -> Float[Array, "Bn L d"]:
+  """As many heads at once as have `most` scores together, or as many queries of one head."""
+  queries, keys = q.shape[1], k.shape[1]
+
+  def head(q: Float[Array, "L d"], k: Float[Array, "M d"], v: Float[Array, "M d"]):
+    one = lambda q, place: look_up(q, k, v, place if causal else None)
+    return _map(one, (q, jnp.arange(queries)), most // keys)
+
+  return _map(head, (q, k, v), most // (queries * keys))
+
+
+def _look_up(
+  q: Float[Array, " d"],
+  k: Float[Array, "M d"],
+  v: Float[Array, "M d"],
+  last: Int[Array, ""] | None,
+) -> Float[Array, " d"]:
+  """One query's answer from the keys up to the last one that it sees; None: from all."""
+  scores = jnp.dot(q, k.T, preferred_element_type=jnp.float32) / q.shape[-1] ** 0.5
+  if last is not None:
+    scores = jnp.where(jnp.arange(len(k)) <= last, scores, -jnp.inf)
+  weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max()))
+  y = jnp.dot(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+  return (y / weights.sum()).astype(v.dtype)
+
+
+def _map(f: Callable, xs: tuple[Array, ...], at_once: int) -> Array:
+  """f of every row of the arrays, `at_once` of them (but at least one) together."""
+  if at_once >= len(xs[0]):
+    return jax.vmap(f)(*xs)
+  return jax.lax.map(lambda x: f(*x), xs, batch_size=max(1, at_once))
