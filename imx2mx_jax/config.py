@@ -66,6 +66,7 @@ class DistillConfig:
   iterations_first: int = 200  # at the first timestep
   iterations: int = 50  # at each other timestep
   t_stop: int = 0  # at timesteps below it only sample, plainly
+  finish: str = "personalised"  # whose weights sample below t_stop; or "original"
   teacher_t: str = "truncated_normal"  # or "uniform", or "matched": the student's timestep
   upper: int = 950  # highest timestep of the teacher
   shape_factor: float = 0.5  # f of the truncated normal; more: nearer to `upper`
@@ -194,6 +195,7 @@ _CHECKS = {
   "distill.iterations_first": _NOT_NEGATIVE,
   "distill.iterations": _NOT_NEGATIVE,
   "distill.t_stop": _between(0, 999),
+  "distill.finish": _choice("personalised", "original"),
   "distill.teacher_t": _choice("truncated_normal", "uniform", "matched"),
   "distill.upper": _between(1, 999),
   "distill.shape_factor": _POSITIVE,

@@ -209,15 +209,18 @@ def student_step(
   cond: Any,
   tau_next: Int[Array, ""],
   noise: Float[Array, "T h w 4"] | float = 0.0,
+  weights: Params | None = None,
 ) -> DistillState:
   """One Euler step of zeta from tau to tau_next with the freshly updated student.
 
   zeta is not replaced on the clean frame here. noise: added to zeta first; the authors add an
-  accidental one (diffusion.accidental_noise_scale), by default there is none.
+  accidental one (diffusion.accidental_noise_scale), by default there is none. weights: to step
+  with instead of the state's.
   """
   sigma, sigma_next = (method.student.schedule.sigma(tau) for tau in (state.tau, tau_next))
   zeta = state.latents + noise
-  zeta0_hat = method.student.predict(state.params["student"], cond, zeta, state.tau)
+  weights = state.params["student"] if weights is None else weights
+  zeta0_hat = method.student.predict(weights, cond, zeta, state.tau)
   return dataclasses.replace(
     state,
     latents=diffusion.euler_step(zeta, zeta0_hat, sigma, sigma_next),

@@ -125,12 +125,13 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
     state = _initial_state(run, method, models, len(scene.names) + 1)
   # From here on the encoders are not needed; the caller lets go of them too.
   student_vae, teacher_vae = models.student_vae, models.vae
+  original = models.student.params if run.distill.finish == "original" else None
   del models
   total = sum(iterations for _, iterations in plan)
   yield Prepared(**began, total=total, resumed_at=int(state.step))
 
-  state = yield from _distill(run, method, plan, state, teacher, cond, student_vae)
-  zeta0 = _last_prediction(run, method, state, cond)
+  state = yield from _distill(run, method, plan, state, teacher, cond, student_vae, original)
+  zeta0 = _last_prediction(run, method, plan, state, cond, original)
   if run.output.decoder == "teacher":
     images = _decode(teacher_vae, distill.align(method, state.params["mapping"], zeta0))
   else:
@@ -146,13 +147,18 @@ def _distill(
   teacher: teachers.Teacher,
   cond: students.SevaConditioning,
   student_vae: Network,
+  original: Params | None,
 ) -> Generator[Progress | Snapshot, None, distill.DistillState]:
-  """The loop: some iterations at each student timestep, an Euler step to the next one."""
+  """The loop: some iterations at each student timestep, an Euler step to the next one.
+
+  original: weights for the timesteps without iterations, instead of the personalised ones.
+  """
   key = _keys(run)["iterations"]
   total, step = sum(iterations for _, iterations in plan), int(state.step)
-  steps = distill.distill_steps.lower(
-    method, state, teacher, cond, key, jnp.int32(0), most=run.log_every
-  ).compile()
+  if step < total:
+    steps = distill.distill_steps.lower(
+      method, state, teacher, cond, key, jnp.int32(0), most=run.log_every
+    ).compile()
 
   end = 0
   for here, (tau, iterations) in enumerate(plan):
@@ -168,8 +174,10 @@ def _distill(
       if run.image_every and step // run.image_every > (step - count) // run.image_every:
         yield Snapshot(step, tau, _decode(student_vae, state.prediction[1:]))
     if here + 1 < len(plan):
+      tau_next = jnp.int32(plan[here + 1][0])
       noise = _accidental_noise(run, method, state, tau) if _authors(run) else 0.0
-      state = distill.student_step(method, state, cond, jnp.int32(plan[here + 1][0]), noise)
+      sampler = None if iterations else original
+      state = distill.student_step(method, state, cond, tau_next, noise, sampler)
   return state
 
 
@@ -337,13 +345,16 @@ def _accidental_noise(
 def _last_prediction(
   run: RunConfig,
   method: distill.Method,
+  plan: Plan,
   state: distill.DistillState,
   cond: students.SevaConditioning,
+  original: Params | None,
 ) -> Float[Array, "T h w 4"]:
-  if _authors(run) and run.method == "distill":
+  trained_last = plan[-1][1] > 0
+  if _authors(run) and trained_last:
     return state.prediction  # the one from before the last update
-  predict = jax.jit(method.student.predict)
-  return predict(state.params["student"], cond, state.latents, state.tau)
+  sampler = state.params["student"] if trained_last or original is None else original
+  return jax.jit(method.student.predict)(sampler, cond, state.latents, state.tau)
 
 
 def _decode(vae: Network, latents: Float[Array, "N h w 4"]) -> UInt8[np.ndarray, "N S S 3"]:
