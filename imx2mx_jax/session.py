@@ -22,9 +22,11 @@ def edit_scene(run: RunConfig, stop: terminal.Stop) -> epath.Path:
   with run_folder.opened(run) as folder, terminal.Iterations() as iterations:
     scene, models = _load(run)
     saved = folder.saved(scene, lambda: edit.abstract_state(run, scene, models))
-    if saved:
-      print(f"going on after {folder.step} iterations", flush=True)
-    for event in edit.edit(run, scene, models, saved):
+    going_on = f"going on after {folder.step} iterations"
+    print(going_on if saved else "editing the reference view", flush=True)
+    events = edit.edit(run, scene, models, saved)
+    del models  # so that the encoders are freed when they have done their part
+    for event in events:
       match event:
         case edit.Prepared():
           folder.begin(scene, event.reference, event.saved)
@@ -51,9 +53,9 @@ def preview(run: RunConfig) -> epath.Path:
 
   The pair of the settings is in the middle, in a red frame.
   """
-  text = [round(run.teacher.text_guidance * factor, 2) for factor in _FACTORS]
-  image = [round(run.teacher.image_guidance * factor, 2) for factor in _FACTORS]
-  labels = [[f"text {t:g}, image {i:g}" for i in image] for t in text]
+  text = [run.teacher.text_guidance * factor for factor in _FACTORS]
+  image = [run.teacher.image_guidance * factor for factor in _FACTORS]
+  labels = [[f"text {t:.3g}, image {i:.3g}" for i in image] for t in text]
   with run_folder.opened(run) as folder:
     scene, models = _load(run)
     images = edit.preview(run, scene, models, text, image)
@@ -65,5 +67,6 @@ def _load(run: RunConfig) -> tuple[Scene, edit.Models]:
   authors = run.compat == "authors"
   scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size, authors=authors)
   reference, device = scene.names[edit.reference_view(run, scene)], jax.devices()[0].device_kind
-  print(f"{len(scene.names)} views of {run.scene.path}, reference {reference}, on {device}")
+  views = f"{len(scene.names)} views of {run.scene.path}, reference {reference}"
+  print(f"{views}, on {device}", flush=True)
   return scene, edit.load_models(run)

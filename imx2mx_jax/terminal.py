@@ -74,8 +74,10 @@ class Iterations:
     if sys.stdout.isatty():
       columns = (rich.progress.BarColumn(), rich.progress.TextColumn("{task.description}"))
       self._bar = rich.progress.Progress(*columns, transient=True)
-      self._bar.add_task("the first call, with compilation", total=total, completed=done)
+      self._bar.add_task("compiling", total=total, completed=done)
       self._bar.start()
+    else:
+      print(f"compiling; {total - done} iterations to go", flush=True)
 
   def show(self, done: int, seconds: float, loss: float) -> None:
     """After a call. done: iterations so far. seconds: of this call. loss: of its last iteration."""
