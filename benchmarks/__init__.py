@@ -1,0 +1,1 @@
+"""What the program claims to be fast at. Run on their own; nothing here is imported by it."""
