@@ -2,8 +2,8 @@
 
     python -m imx2mx_jax.main --config=configs/default.py
 
-Nothing is downloaded. Writes runs/scene_05-make-it-sunset in at most 4 minutes on 2 cores. The micro
-models know only the words of their small world, imx2mx_jax/micro/bundled/teacher/tokenizer:
+Nothing is downloaded. Writes runs/scene_05-make-it-sunset in at most 4 minutes on 2 cores. The
+micro models know only the words of their small world, imx2mx_jax/micro/bundled/teacher/tokenizer:
 
     python -m imx2mx_jax.main --config=configs/default.py --config.instruction="make it night"
 """
