@@ -1,6 +1,11 @@
 """Every test computes at the highest precision and checks types and shapes on its way."""
 
 import functools
+import os
+
+# Most of the tests' time is compiling what runs once: leave out LLVM's optimisations.
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 
 import flax.struct
 import jax
