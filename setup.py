@@ -38,7 +38,13 @@ setup(
   extras_require={
     "cuda": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
-    "test": ["beartype>=0.22", "pytest>=9.0", "ruff>=0.17", "scipy>=1.14"],
-    "parity": ["torch>=2.13"],
+    "test": ["beartype>=0.22", "pytest>=9.0", "pytest-xdist>=3.6", "ruff>=0.17", "scipy>=1.14"],
+    # The versions that fit torch's CPU build; plain `torch` would bring gigabytes of CUDA.
+    "parity": [
+      "kornia==0.9.0",
+      "open_clip_torch==3.3.0",
+      "torch==2.13.0",
+      "torchvision==0.28.0",
+    ],
   },
 )
