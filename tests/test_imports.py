@@ -18,7 +18,6 @@ MAY_IMPORT = {
   "errors": set(),
   **{leaf: set() for leaf in LEAVES},
   "models": {"models"},
-  "micro": set(),
   "config": set(),
   "micro": set(),
   "terminal": set(),
