@@ -80,7 +80,7 @@ class OptimConfig:
 
   lr: float = 1e-4  # after the warm-up
   final_lr: float = 5e-5  # after the decay
-  min_lr: float = 1e-9  # of the first iteration
+  min_lr: float = 1e-9  # of the first iteration, with compat="authors"
   warmup: int = 200  # iterations
   clip: float = 0.5  # largest norm of the gradient
   b1: float = 0.9  # decay of the first moment
@@ -191,7 +191,7 @@ _CHECKS = {
   "student.size": _COUNT,
   "distill.t_max": _between(0, 999),
   "distill.t_min": _between(0, 999),
-  "distill.dt": _COUNT,
+  "distill.dt": _between(2, 999),
   "distill.iterations_first": _NOT_NEGATIVE,
   "distill.iterations": _NOT_NEGATIVE,
   "distill.t_stop": _between(0, 999),
@@ -233,6 +233,11 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
   if distill.t_min > distill.t_max:
     raise ConfigError(
       f"--config.distill.t_min={distill.t_min}: it must not be above t_max={distill.t_max}"
+    )
+  if distill.t_min < distill.t_max < distill.t_min + distill.dt - 1:
+    raise ConfigError(
+      f"--config.distill.dt={distill.dt}: it must be at most the way from t_max={distill.t_max} to "
+      f"t_min={distill.t_min}, or t_min must be t_max"
     )
   instruction = config.instruction.strip()
   scene = SceneConfig(

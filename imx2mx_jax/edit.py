@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from imx2mx_jax import cameras, diffusion, distill, optim, pictures, students, teachers, weights
 from imx2mx_jax import tokenizer as tokens
 from imx2mx_jax.config import RunConfig
+from imx2mx_jax.errors import ConfigError, WeightsError
 from imx2mx_jax.models.network import Network
+from imx2mx_jax.models.vae import VaeShape
 from imx2mx_jax.scene import Scene, view_of
 from imx2mx_jax.shapes import Array, Float, Int, Key, Params, UInt8, np
 
@@ -82,11 +84,11 @@ Saved = tuple[dict[str, np.ndarray], distill.DistillState | None]
 def load_models(run: RunConfig) -> Models:
   """Every network that the run needs, and its instruction in tokens.
 
-  Raises WeightsError for a folder that is not the right model, ConfigError for an instruction that
-  is empty or too long.
+  Raises WeightsError for a folder that is not the right model or that does not fit the others,
+  ConfigError for an instruction that is empty or too long and for sizes that do not divide.
   """
   folder = pathlib.Path(run.teacher.weights)
-  weights.read_info(folder, "teacher")
+  _check_fit(run)
   tokenizer = tokens.load(folder / weights.TOKENIZER)
   ids = np.concatenate(
     [tokens.encode_instruction(tokenizer, run.instruction), tokens.encode(tokenizer, [""])]
@@ -102,6 +104,44 @@ def load_models(run: RunConfig) -> Models:
   )
 
 
+def _check_fit(run: RunConfig) -> None:
+  """Whether the networks fit together, from their descriptions alone."""
+  teacher = weights.read_info(run.teacher.weights, "teacher").networks
+  student = weights.read_info(run.student.weights, "student").networks["seva"].shape
+  vae = weights.read_info(run.student.vae, "student_vae").networks["vae"].shape
+  encoder = weights.read_info(run.student.image_encoder, "image_encoder").networks["vision"].shape
+  unet, text = teacher["unet"].shape, teacher["text_encoder"].shape
+  if unet.in_channels != 2 * unet.out_channels:
+    raise WeightsError(
+      f"{run.teacher.weights}: its UNet reads {unet.in_channels} channels and an InstructPix2Pix "
+      f"reads {2 * unet.out_channels}; convert timbrooks/instruct-pix2pix or one like it"
+    )
+  if unet.context_width != text.width:
+    raise WeightsError(
+      f"{run.teacher.weights}: its UNet reads texts of width {unet.context_width} and its text "
+      f"encoder writes {text.width}; convert both from one release"
+    )
+  if student.context_width != encoder.embed_width:
+    raise WeightsError(
+      f"{run.student.image_encoder}: its embeddings have width {encoder.embed_width} and the "
+      f"student {run.student.weights} reads {student.context_width}; convert the encoder that the "
+      "student was trained with"
+    )
+  levels = len(student.channel_mult) - 1
+  _check_size("student.size", run.student.size, vae, levels)
+  _check_size("teacher.size", run.teacher.size, teacher["vae"].shape, 0)
+
+
+def _check_size(field: str, size: int, vae: VaeShape, levels: int) -> None:
+  """levels: how often the network halves the latents."""
+  multiple = 2 ** (len(vae.channels) - 1 + levels)
+  if size % multiple:
+    nearest = max(1, round(size / multiple)) * multiple
+    raise ConfigError(
+      f"--config.{field}={size}: it must be a multiple of {multiple}, for example {nearest}"
+    )
+
+
 def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> Iterator[Event]:
   """Edits a scene, event by event.
 
@@ -110,15 +150,16 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   """
   arrays, state = saved or ({}, None)
   teacher = _teacher(run, scene, models)
+  if run.method == "teacher_only":
+    images = _decode(models.vae, _sample(teacher, run))
+    yield Prepared(images[reference_view(run, scene)], {}, total=0, resumed_at=0)
+    yield Finished(images, {})
+    return
+
   reference = arrays.get("reference")
   if reference is None:
     reference = _reference(run, scene, models, teacher)
   began = {"reference": pictures.to_uint8(reference), "saved": {"reference": reference}}
-  if run.method == "teacher_only":
-    yield Prepared(**began, total=0, resumed_at=0)
-    yield Finished(_decode(models.vae, _sample(teacher, run)), {})
-    return
-
   method, plan = _method(run, models), _plan(run)
   cond = _condition(run, scene, models, reference)
   if state is None:
@@ -284,14 +325,16 @@ def _teacher(run: RunConfig, scene: Scene, models: Models) -> teachers.InstructP
   images = pictures.teacher_source(scene.images, run.teacher.size, authors=_authors(run))
   source = jax.jit(teachers.encode_sources)(models.vae, images)
   guidance = run.teacher.text_guidance, run.teacher.image_guidance
-  return teachers.instruct_pix2pix(models.unet, models.text_encoder, models.ids, source, *guidance)
+  make = jax.jit(teachers.instruct_pix2pix)
+  return make(models.unet, models.text_encoder, models.ids, source, *guidance)
 
 
 def reference_view(run: RunConfig, scene: Scene) -> int:
   """Which view is the reference: the one named, or one drawn from the seed."""
-  if run.scene.reference == "":
-    return random.Random(run.seed).randrange(len(scene.names))
-  return view_of(scene, run.scene.reference)
+  wanted = run.scene.reference
+  if wanted == "":
+    wanted = random.Random(run.seed).choice(run.scene.frames or scene.frames)
+  return view_of(scene, wanted)
 
 
 def _of_reference(
@@ -300,7 +343,8 @@ def _of_reference(
   """The teacher with the reference view alone, as its own sampling gets it."""
   view = reference_view(run, scene)
   image = pictures.edit_source(scene.images[view], run.teacher.size, authors=_authors(run))
-  return dataclasses.replace(teacher, source=teachers.encode_sources(models.vae, image[None]))
+  source = jax.jit(teachers.encode_sources)(models.vae, image[None])
+  return dataclasses.replace(teacher, source=source)
 
 
 def _sample(teacher: teachers.InstructPix2Pix, run: RunConfig) -> Float[Array, "N h w 4"]:

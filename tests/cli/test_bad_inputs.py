@@ -136,6 +136,30 @@ class TestWeights:
     file.write_bytes(file.read_bytes()[:-1])
     assert f"{folder} is damaged" in refused(capsys, run_dir, student__weights=folder)
 
+  def test_an_image_encoder_of_another_family(self, run_dir, capsys, tmp_path):
+    folder = shutil.copytree(BUNDLED / "image_encoder", tmp_path / "encoder")
+    info = weights.read_info(folder, "image_encoder")
+    vision = info.networks["vision"]
+    shape = dataclasses.replace(vision.shape, embed_width=512)
+    networks = {"vision": dataclasses.replace(vision, shape=shape)}
+    weights.write_info(folder, dataclasses.replace(info, networks=networks))
+    error = refused(capsys, run_dir, student__image_encoder=folder)
+    assert str(folder) in error and "512" in error and "128" in error
+
+  def test_a_teacher_that_sees_no_photograph(self, run_dir, capsys, tmp_path):
+    folder = shutil.copytree(BUNDLED / "teacher", tmp_path / "teacher")
+    info = weights.read_info(folder, "teacher")
+    unet = info.networks["unet"]
+    shape = dataclasses.replace(unet.shape, in_channels=4)
+    networks = info.networks | {"unet": dataclasses.replace(unet, shape=shape)}
+    weights.write_info(folder, dataclasses.replace(info, networks=networks))
+    error = refused(capsys, run_dir, teacher__weights=folder)
+    assert "4 channels" in error and "instruct-pix2pix" in error
+
+  def test_a_size_that_does_not_divide(self, run_dir, capsys):
+    error = refused(capsys, run_dir, student__size=60)
+    assert "--config.student.size=60" in error and "multiple of 8" in error
+
 
 class TestFolder:
   def test_below_a_file(self, tmp_path, capsys):
