@@ -20,18 +20,22 @@ MOST_PATCH_ELEMENTS = 2**27
 def convolution(
   x: Float[Array, "B h w C"], kernel: Float[Array, "i j C D"], stride: int, padding: Padding
 ) -> Float[Array, "B h2 w2 D"]:
-  """Convolves x with the kernel; no bias."""
+  """Convolves x with the kernel; no bias. float32 means float32 on accelerators too."""
   height, width, c_in, _ = kernel.shape
+  precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
   if height == width == 1:
-    return x @ kernel[0, 0]
+    return jnp.matmul(x, kernel[0, 0], precision=precision)
 
   def xla(x, kernel):
     layout = ("NHWC", "HWIO", "NHWC")
     strides = (stride, stride)
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
+    return jax.lax.conv_general_dilated(
+      x, kernel, strides, padding, dimension_numbers=layout, precision=precision
+    )
 
   def patches(x, kernel):
-    return _patches(x, (height, width), stride, padding) @ kernel.reshape(-1, kernel.shape[-1])
+    columns = _patches(x, (height, width), stride, padding)
+    return jnp.matmul(columns, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
 
   cells = x.size // c_in // stride**2
   if cells * kernel[..., 0].size > MOST_PATCH_ELEMENTS:

@@ -109,7 +109,7 @@ class Encoder(nnx.Module):
     )
     self.mid_block = MidBlock(widths[-1], shape, dtype=dtype, rngs=rngs)
     self.norm_out = GroupNorm(widths[-1], shape.groups, EPS, rngs=rngs)
-    self.conv_out = conv(widths[-1], 2 * shape.latent_channels, dtype=dtype, rngs=rngs)
+    self.conv_out = conv(widths[-1], 2 * shape.latent_channels, dtype=jnp.float32, rngs=rngs)
 
   def __call__(self, image: Float[Array, "B H W C"]) -> Float[Array, "B h w m"]:
     x = self.conv_in(image)
