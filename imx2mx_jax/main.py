@@ -23,8 +23,13 @@ def main(argv: Sequence[str]) -> int:
   try:
     settings = config.parse(argv)
     print(f"imx2mx_jax {__version__}: {settings.instruction}", flush=True)
+    if settings.preview:
+      return _preview(settings)
     with terminal.Stop() as stop:
       return _run(settings, stop)
+  except KeyboardInterrupt:  # of a preview, which leaves nothing to go on from
+    print("stopped", file=sys.stderr)
+    return 130
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
   except OSError as error:
@@ -39,10 +44,17 @@ def _run(settings: config.ConfigDict, stop: terminal.Stop) -> int:
 
   from imx2mx_jax import session
 
-  run = config.resolve(settings, jax.default_backend())
-  path = session.preview(run) if run.preview else session.edit_scene(run, stop)
-  print(path)
+  print(session.edit_scene(config.resolve(settings, jax.default_backend()), stop))
   return stop.exit_code
+
+
+def _preview(settings: config.ConfigDict) -> int:
+  import jax
+
+  from imx2mx_jax import session
+
+  print(session.preview(config.resolve(settings, jax.default_backend())))
+  return 0
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ def edit_scene(run: RunConfig, stop: terminal.Stop) -> epath.Path:
     events = edit.edit(run, scene, models, saved)
     del models  # so that the encoders are freed when they have done their part
     for event in events:
+      # Obeyed where the state is at hand; at a snapshot it is not.
+      stopping = stop.heard and not isinstance(event, edit.Snapshot)
       match event:
         case edit.Prepared():
           folder.begin(scene, event.reference, event.saved)
@@ -35,14 +37,14 @@ def edit_scene(run: RunConfig, stop: terminal.Stop) -> epath.Path:
           images = len(event.metrics["loss"]) * len(scene.names)
           folder.log(event.step, event.metrics, images / event.seconds)
           iterations.show(event.step, event.seconds, event.metrics["loss"][-1])
-          if stop.heard or folder.due(event.step) or event.step == event.total:
+          if stopping or folder.due(event.step) or event.step == event.total:
             folder.save(event.step, event.state)
         case edit.Snapshot():
           folder.picture(event.step, event.images)
         case edit.Finished():
           folder.finish(scene, event.images, event.params, time.monotonic() - began)
           return folder.path
-      if stop.heard:
+      if stopping:
         stop.obeyed = True
         print("stopped; the same command goes on from here")
         return folder.path
