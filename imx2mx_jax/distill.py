@@ -88,13 +88,13 @@ def init(
   noise: Float[Array, "T h w 4"],
   tau: int,
 ) -> DistillState:
-  """The state before the first iteration: zeta = noise sqrt(1 + sigma_max^2)."""
+  """The state before the first iteration, at timestep tau: zeta = noise sqrt(1 + sigma_tau^2)."""
   params = {"student": student, "mapping": mapping}
   return DistillState(
     step=jnp.int32(0),
     params=params,
     opt_state=method.optimizer.init(params),
-    latents=noise * method.student.schedule.init_scale,
+    latents=noise * jnp.sqrt(1 + method.student.schedule.sigma(tau) ** 2),
     prediction=jnp.zeros_like(noise),
     tau=jnp.int32(tau),
     skipped=jnp.int32(0),
