@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+from safetensors import SafetensorError
 
 from convert_weights.names import ConversionError
 from convert_weights.reader import Model, Part
@@ -49,6 +50,6 @@ def _pairs(part: Part, dst: pathlib.Path, info: weights.ModelInfo, wrong: list[s
           yield stored, source.dtype
         else:
           wrong.append(f"{part.name}: {path} differs")
-  except (checkpoint.CheckpointError, OSError) as error:
+  except (checkpoint.CheckpointError, SafetensorError, OSError) as error:
     wrong.append(f"{part.name} cannot be read: {error}")
   wrong += [f"{part.name}: {path} is missing" for path in rows]
