@@ -2,7 +2,7 @@
 
     python -m imx2mx_jax.main --config=configs/paper.py:person_knight
 
-Needs the scene in data/ (transforms.json and its photographs) and four converted folders in
+Needs the scene in data/ (transforms.json and its four photographs) and four converted folders in
 weights/; the README says where each comes from and under which licence:
 
     python -m convert_weights --model=teacher --src=... --dst=weights/teacher

@@ -25,7 +25,11 @@ class LearningRate:
 
   @classmethod
   def over(cls, total: int, *, peak: float, final: float, warmup: int) -> "LearningRate":
-    """The rate of a run of `total` iterations, the last of which has the final rate."""
+    """The rate of a run of `total` iterations, the last of which has the final rate.
+
+    The warm-up takes at most half of them.
+    """
+    warmup = min(warmup, total // 2)
     return cls(peak, final, warmup, max(total - 1 - warmup, 1), peak / max(warmup, 1))
 
   @classmethod
