@@ -105,9 +105,11 @@ def _all_or_nothing(dst: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _sweep(folder: pathlib.Path) -> None:
   """Removes a folder into which threads of a failed checkpoint may still write for a moment."""
-  for _ in range(50):
+  absent = 0
+  for _ in range(100):
     shutil.rmtree(folder, ignore_errors=True)
-    if not folder.exists():
+    absent = 0 if folder.exists() else absent + 1
+    if absent == 5:
       return
     time.sleep(0.1)
 

@@ -33,11 +33,12 @@ def test_one_iteration_trains_every_part_of_the_full_size_student():
     draw("embedding", 1024),
     draw("plucker", VIEWS + 1, CELLS, CELLS, 6),
   )
-  rate = optim.LearningRate.over(1, peak=1e-2, final=1e-2, warmup=0)
+  rate = optim.LearningRate.over(1, peak=1e2, final=1e2, warmup=0)
   optimizer = optax.chain(optim.clip_by_global_norm(0.5), optax.scale_by_learning_rate(rate))
   method = distill.Method(students.Seva(student.graphdef), rate, optimizer, GRID)
 
-  before = {path: float(jnp.linalg.norm(x)) for path, x in student.params.items()}
+  some = lambda params: {path: np.asarray(x.ravel()[:64]) for path, x in params.items()}
+  before = some(student.params)
   noise = draw("noise", VIEWS + 1, CELLS, CELLS, 4)
   state = distill.init(method, student.params, {}, noise, 999)
   del student
@@ -47,8 +48,8 @@ def test_one_iteration_trains_every_part_of_the_full_size_student():
 
   assert np.isfinite(metrics.loss) and np.isfinite(metrics.grad_norm)
   assert int(state.skipped) == 0
-  after = {path: float(jnp.linalg.norm(x)) for path, x in state.params["student"].items()}
-  still = {path for path in before if after[path] == before[path]}
+  after = some(state.params["student"])
+  still = {path for path in before if np.array_equal(after[path], before[path])}
   idle = ("attn2/q/", "attn2/k/", "norm2/")  # with one context token they do no work
   assert all(any(part in path for part in idle) for path in still), sorted(still)[:5]
   assert len(still) < len(before) / 4

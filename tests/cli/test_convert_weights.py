@@ -18,7 +18,7 @@ from tests.cli import hub
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
-def start(*arguments, env=None, **kwargs) -> subprocess.Popen:
+def start(*arguments, env=None) -> subprocess.Popen:
   return subprocess.Popen(
     [sys.executable, "-u", "-W", "error", "-m", "convert_weights", *map(str, arguments)],
     cwd=REPOSITORY,
@@ -26,7 +26,6 @@ def start(*arguments, env=None, **kwargs) -> subprocess.Popen:
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-    **kwargs,
   )
 
 
@@ -36,8 +35,8 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
   return process.returncode, out, err
 
 
-def run(*arguments, **kwargs) -> tuple[int, str, str]:
-  return finish(start(*arguments, **kwargs))
+def run(*arguments, env=None) -> tuple[int, str, str]:
+  return finish(start(*arguments, env=env))
 
 
 def assert_refused(outcome, says: str):
@@ -142,9 +141,10 @@ def test_an_interrupted_conversion_leaves_nothing(large, number, tmp_path):
 @pytest.mark.parametrize("format", ["orbax", "safetensors"])
 def test_a_full_disk_leaves_nothing(large, format, tmp_path):
   """A limit on the size of files stands for the disk: both fail in the middle of writing."""
-  limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10 << 20, 10 << 20))
   common = ("--model=student_vae", f"--src={large}", f"--dst={tmp_path / 'dst'}")
-  outcome = run(*common, f"--format={format}", preexec_fn=limit)
+  process = start(*common, f"--format={format}")
+  resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10 << 20, 10 << 20))
+  outcome = finish(process)
   assert_refused(outcome, "nothing is left there; free the disk")
   assert outcome[2].count("\n") == 1
   assert not list(tmp_path.iterdir())
