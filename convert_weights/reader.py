@@ -78,6 +78,17 @@ PLACES = {
 TOKENIZERS = {"teacher": "tokenizer/", "metric_clip": ""}
 """{kind: the folder of its tokenizer}, for the kinds that have one."""
 
+SCHEDULERS = {"teacher": "scheduler/scheduler_config.json"}
+"""{kind: the file of its noise schedule}, for the kinds that may have one."""
+
+_SCHEDULE = {
+  "prediction_type": "epsilon",
+  "beta_schedule": "scaled_linear",
+  "beta_start": 0.00085,
+  "beta_end": 0.012,
+  "num_train_timesteps": 1000,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensors:
@@ -201,6 +212,8 @@ def _open(
       wrong.append(f"{folder / chosen} is no {name} {where}; {count} tensors do not fit:\n{error}")
   if wrong:
     raise ConversionError("\n".join(wrong))
+  if SCHEDULERS.get(kind) in listing:
+    _check_schedule(folder / SCHEDULERS[kind])
   tokenizer = _tokenizer(kind, folder, listing, source)
   used |= {path.relative_to(folder).as_posix(): path for path in tokenizer.values()}
   return Model(kind, source, repository, tuple(parts), used, tokenizer, tuple(remarks))
@@ -219,6 +232,7 @@ def _needed(kind: str, source: str, listing: Sequence[str]) -> list[str]:
       needed += [name for name in listing if re.fullmatch(shard, name)]
   if kind in TOKENIZERS:
     needed += [TOKENIZERS[kind] + name for name in TOKENIZER_FILES]
+  needed += [SCHEDULERS[kind]] if kind in SCHEDULERS else []
   return [name for name in needed if name in listing]
 
 
@@ -325,6 +339,17 @@ def _tokenizer(
       f"{within}tokenizer.json); copy them there from the released model"
     )
   return found
+
+
+def _check_schedule(file: pathlib.Path) -> None:
+  """Refuses a schedule that is not imx2mx_jax.diffusion.TeacherSchedule, noise prediction on it."""
+  config = _json(file)
+  for field, wanted in _SCHEDULE.items():
+    if config.get(field, wanted) != wanted:
+      raise ConversionError(
+        f"{file}: {field} = {config[field]!r} is not supported, only {wanted!r} is; choose a model "
+        "of the Stable Diffusion 1.x family"
+      )
 
 
 def _json(file: pathlib.Path) -> dict:

@@ -458,6 +458,19 @@ def test_a_text_tower_needs_its_tokenizer(tmp_path):
   )
 
 
+@pytest.mark.parametrize(
+  ("field", "value"), [("prediction_type", "v_prediction"), ("beta_start", 0.0001)]
+)
+def test_a_teacher_on_another_schedule_is_refused(field, value, tmp_path):
+  src = released.write("teacher", tmp_path)
+  (src / "scheduler").mkdir()
+  schedule = src / "scheduler" / "scheduler_config.json"
+  schedule.write_text(json.dumps({"prediction_type": "epsilon", "steps_offset": 1}))
+  reader.open_model("teacher", str(src))
+  schedule.write_text(json.dumps({field: value}))
+  assert f"{field} = {value!r} is not supported" in refusal("teacher", src)
+
+
 def test_a_teacher_is_a_folder(vae):
   file = vae / "vae" / "diffusion_pytorch_model.safetensors"
   assert "a teacher is a folder with unet, vae, text_encoder" in refusal("teacher", file)
