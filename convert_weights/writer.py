@@ -91,16 +91,17 @@ def _all_or_nothing(dst: pathlib.Path) -> Iterator[pathlib.Path]:
   dst = dst.absolute()
   partial = dst.with_name(f".{dst.name}.partial")
   try:
-    _sweep(partial)  # of a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     partial.mkdir(parents=True)
     yield partial
     _replace(dst, partial)
-  except (OSError, checkpoint.CheckpointError) as error:
+  except BaseException as error:
+    _sweep(partial)
+    if not isinstance(error, OSError | checkpoint.CheckpointError):
+      raise
     raise ConversionError(
       f"cannot write {dst} ({error}); nothing is left there; free the disk or give another --dst"
     ) from error
-  finally:
-    _sweep(partial)
 
 
 def _sweep(folder: pathlib.Path) -> None:
