@@ -83,12 +83,9 @@ class SpatialBlock(nnx.Module):
   """Self-attention, cross-attention, feed-forward; each with a residual."""
 
   def __init__(self, width: int, shape: SevaShape, *, dtype, rngs: nnx.Rngs):
-    heads = width // shape.head_width
     self.norm1, self.norm2, self.norm3 = (LayerNorm(width, rngs=rngs) for _ in range(3))
-    self.attn1 = Attention(width, width, heads, shape.head_width, dtype=dtype, rngs=rngs)
-    self.attn2 = Attention(
-      width, shape.context_width, heads, shape.head_width, dtype=dtype, rngs=rngs
-    )
+    self.attn1 = _attention(width, width, shape, dtype=dtype, rngs=rngs)
+    self.attn2 = _attention(width, shape.context_width, shape, dtype=dtype, rngs=rngs)
     self.ff = FeedForward(width, dtype=dtype, rngs=rngs)
 
   def __call__(
@@ -103,13 +100,12 @@ class TimeBlock(nnx.Module):
   """Attention across the frames at every pixel. The last feed-forward has no residual."""
 
   def __init__(self, width: int, shape: SevaShape, *, dtype, rngs: nnx.Rngs):
-    heads = width // shape.head_width
-    self.norm_in, self.norm1, self.norm2, self.norm3 = (LayerNorm(width, rngs=rngs) for _ in "1234")
-    self.ff_in = FeedForward(width, dtype=dtype, rngs=rngs)
-    self.attn1 = Attention(width, width, heads, shape.head_width, dtype=dtype, rngs=rngs)
-    self.attn2 = Attention(
-      width, shape.context_width, heads, shape.head_width, dtype=dtype, rngs=rngs
+    self.norm_in, self.norm1, self.norm2, self.norm3 = (
+      LayerNorm(width, rngs=rngs) for _ in range(4)
     )
+    self.ff_in = FeedForward(width, dtype=dtype, rngs=rngs)
+    self.attn1 = _attention(width, width, shape, dtype=dtype, rngs=rngs)
+    self.attn2 = _attention(width, shape.context_width, shape, dtype=dtype, rngs=rngs)
     self.ff = FeedForward(width, dtype=dtype, rngs=rngs)
 
   def __call__(
@@ -252,6 +248,13 @@ def resize_aligned(x: Float[Array, "B h w C"], size: tuple[int, int]) -> Float[A
 def _aligned_weights(source: int, target: int) -> Float[Array, "m n"]:
   positions = jnp.linspace(0, source - 1, target) if target > 1 else jnp.zeros(1)
   return jnp.maximum(0, 1 - jnp.abs(positions[:, None] - jnp.arange(source)))
+
+
+def _attention(
+  width: int, context_width: int, shape: SevaShape, *, dtype, rngs: nnx.Rngs
+) -> Attention:
+  heads = width // shape.head_width
+  return Attention(width, context_width, heads, shape.head_width, dtype=dtype, rngs=rngs)
 
 
 def _nested(blocks: list[list[nnx.Module]]) -> nnx.List:
