@@ -35,14 +35,13 @@ class StudentSchedule:
     acp = np.cumprod(1 - _betas(self.linear_start, self.linear_end, self.steps))
     return (np.sqrt((1 - acp) / acp) * np.exp(self.log_snr_shift)).astype(np.float32)
 
-  @property
-  def init_scale(self) -> float:
-    """The standard deviation of zeta before the first step: sqrt(1 + sigma_max^2)."""
-    return float(np.sqrt(1 + self.sigmas[-1].astype(np.float64) ** 2))
-
   def sigma(self, tau: Index) -> Float[Array, "..."]:
     """sigma_tau."""
     return jnp.asarray(self.sigmas)[tau]
+
+  def init_scale(self, tau: Index = -1) -> Float[Array, "..."]:
+    """The standard deviation of zeta before a first step at tau: sqrt(1 + sigma_tau^2)."""
+    return jnp.sqrt(1 + self.sigma(tau) ** 2)
 
   def nearest(self, sigma: Level) -> Int[Array, "..."]:
     """The timestep whose level is nearest to sigma; the cleaner one on ties."""

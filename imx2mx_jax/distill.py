@@ -94,7 +94,7 @@ def init(
     step=jnp.int32(0),
     params=params,
     opt_state=method.optimizer.init(params),
-    latents=noise * jnp.sqrt(1 + method.student.schedule.sigma(tau) ** 2),
+    latents=noise * method.student.schedule.init_scale(tau),
     prediction=jnp.zeros_like(noise),
     tau=jnp.int32(tau),
     skipped=jnp.int32(0),

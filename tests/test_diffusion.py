@@ -81,7 +81,7 @@ def test_a_broken_teacher_shows_unless_the_authors_are_followed():
 
 def test_the_students_first_latents_have_the_variance_of_the_noisiest_level():
   noisy = STUDENT.noised(draw(0, (4, 50, 50, 4)), draw(1, (4, 50, 50, 4)), 999)
-  np.testing.assert_allclose(jnp.std(noisy), STUDENT.init_scale, rtol=0.02)
+  np.testing.assert_allclose(jnp.std(noisy), STUDENT.init_scale(), rtol=0.02)
 
 
 def test_the_authors_noising_shrinks_with_the_noises_own_scale():

@@ -22,7 +22,7 @@ def test_conditioning_is_laid_out_as_the_reference_s(case):
 @support.cases("denoiser_euler")
 def test_initial_latents_and_noising_equal_the_reference(case):
   schedule = diffusion.StudentSchedule()
-  init = case.input("init_noise") * np.float32(schedule.init_scale)
+  init = case.input("init_noise") * schedule.init_scale()
   rtol = case.tolerance("init_latent_rtol")
   support.assert_close(init, case.tensor("init_latent"), rtol=rtol, what="init_latent")
   noised = schedule.noised(case.input("student_z0"), case.input("student_eps"), 300, authors=True)

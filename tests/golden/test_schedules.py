@@ -21,7 +21,7 @@ def case():
 def test_student_sigmas(case):
   rtol = case.tolerance("sigmas_rtol")
   assert_close(STUDENT.sigmas, case.tensor("seva_sigmas"), rtol=rtol)
-  assert_close(STUDENT.init_scale, np.float64(case["init_latent"]["scale"]), rtol=rtol)
+  assert_close(STUDENT.init_scale(), np.float64(case["init_latent"]["scale"]), rtol=rtol)
   indices = case.tensor("idx_to_sigma.index")
   assert_close(STUDENT.sigma(jnp.asarray(indices)), case.tensor("idx_to_sigma.sigma"), rtol=rtol)
 
