@@ -117,6 +117,11 @@ class RunConfig:
   optim: OptimConfig = OptimConfig()
   output: OutputConfig = OutputConfig()
 
+  @property
+  def teacher_alone(self) -> bool:
+    """Whether the run has no student."""
+    return self.preview or self.method == "teacher_only"
+
 
 def default() -> ConfigDict:
   """The defaults as a tree for config files; locked, so that a misspelt field is an error."""

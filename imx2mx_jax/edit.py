@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from imx2mx_jax import cameras, diffusion, distill, optim, pictures, students, teachers, weights
 from imx2mx_jax import tokenizer as tokens
@@ -21,15 +22,18 @@ from imx2mx_jax.shapes import Array, Float, Int, Key, Params, UInt8, np
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-  """The networks of a run, and the tokens of its instruction and of the empty text."""
+  """The networks of a run, and the tokens of its instruction and of the empty text.
 
+  student, student_vae, image_encoder: None where the teacher works alone.
+  """
+
+  ids: Int[np.ndarray, "2 L"]
   unet: Network
   vae: Network
   text_encoder: Network
-  student: Network
-  student_vae: Network
-  image_encoder: Network
-  ids: Int[np.ndarray, "2 L"]
+  student: Network | None = None
+  student_vae: Network | None = None
+  image_encoder: Network | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,29 +91,30 @@ def load_models(run: RunConfig) -> Models:
   Raises WeightsError for a folder that is not the right model or that does not fit the others,
   ConfigError for an instruction that is empty or too long and for sizes that do not divide.
   """
+  _check_teacher(run)
+  if not run.teacher_alone:
+    _check_student(run)
   folder = pathlib.Path(run.teacher.weights)
-  _check_fit(run)
   tokenizer = tokens.load(folder / weights.TOKENIZER)
   ids = np.concatenate(
     [tokens.encode_instruction(tokenizer, run.instruction), tokens.encode(tokenizer, [""])]
   )
   dtype = jnp.dtype(run.dtype)
-  teacher = weights.load(folder, "teacher", dtype=dtype)
-  return Models(
-    **teacher,
-    student=weights.load(run.student.weights, "student", dtype=dtype)["seva"],
-    student_vae=weights.load(run.student.vae, "student_vae", dtype=dtype)["vae"],
-    image_encoder=weights.load(run.student.image_encoder, "image_encoder", dtype=dtype)["vision"],
-    ids=ids,
+  models = Models(ids, **weights.load(folder, "teacher", dtype=dtype))
+  if run.teacher_alone:
+    return models
+  s = run.student
+  return dataclasses.replace(
+    models,
+    student=weights.load(s.weights, "student", dtype=dtype)["seva"],
+    student_vae=weights.load(s.vae, "student_vae", dtype=dtype)["vae"],
+    image_encoder=weights.load(s.image_encoder, "image_encoder", dtype=dtype)["vision"],
   )
 
 
-def _check_fit(run: RunConfig) -> None:
-  """Whether the networks fit together, from their descriptions alone."""
+def _check_teacher(run: RunConfig) -> None:
+  """Whether the teacher is an editor of a size that divides, from its description alone."""
   teacher = weights.read_info(run.teacher.weights, "teacher").networks
-  student = weights.read_info(run.student.weights, "student").networks["seva"].shape
-  vae = weights.read_info(run.student.vae, "student_vae").networks["vae"].shape
-  encoder = weights.read_info(run.student.image_encoder, "image_encoder").networks["vision"].shape
   unet, text = teacher["unet"].shape, teacher["text_encoder"].shape
   if unet.in_channels != 2 * unet.out_channels:
     raise WeightsError(
@@ -121,15 +126,21 @@ def _check_fit(run: RunConfig) -> None:
       f"{run.teacher.weights}: its UNet reads texts of width {unet.context_width} and its text "
       f"encoder writes {text.width}; convert both from one release"
     )
+  _check_size("teacher.size", run.teacher.size, teacher["vae"].shape, 0)
+
+
+def _check_student(run: RunConfig) -> None:
+  """Whether the student and its encoders fit together, from their descriptions alone."""
+  student = weights.read_info(run.student.weights, "student").networks["seva"].shape
+  vae = weights.read_info(run.student.vae, "student_vae").networks["vae"].shape
+  encoder = weights.read_info(run.student.image_encoder, "image_encoder").networks["vision"].shape
   if student.context_width != encoder.embed_width:
     raise WeightsError(
       f"{run.student.image_encoder}: its embeddings have width {encoder.embed_width} and the "
       f"student {run.student.weights} reads {student.context_width}; convert the encoder that the "
       "student was trained with"
     )
-  levels = len(student.channel_mult) - 1
-  _check_size("student.size", run.student.size, vae, levels)
-  _check_size("teacher.size", run.teacher.size, teacher["vae"].shape, 0)
+  _check_size("student.size", run.student.size, vae, len(student.channel_mult) - 1)
 
 
 def _check_size(field: str, size: int, vae: VaeShape, levels: int) -> None:
@@ -165,40 +176,48 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   if state is None:
     state = _initial_state(run, method, models, len(scene.names) + 1)
   # From here on the encoders are not needed; the caller lets go of them too.
-  student_vae, teacher_vae = models.student_vae, models.vae
   original = models.student.params if run.distill.finish == "original" else None
+  loop = _Loop(run, method, plan, teacher, cond, models.student_vae, original)
+  teacher_vae = models.vae
   del models
-  total = sum(iterations for _, iterations in plan)
-  yield Prepared(**began, total=total, resumed_at=int(state.step))
+  yield Prepared(**began, total=_total(plan), resumed_at=int(state.step))
 
-  state = yield from _distill(run, method, plan, state, teacher, cond, student_vae, original)
-  zeta0 = _last_prediction(run, method, plan, state, cond, original)
+  state = yield from _distill(loop, state)
+  zeta0 = _last_prediction(loop, state)
   if run.output.decoder == "teacher":
     images = _decode(teacher_vae, distill.align(method, state.params["mapping"], zeta0))
   else:
-    images = _decode(student_vae, zeta0[1:])
-  yield Finished(images, state.params["student"] if total else {})
+    images = _decode(loop.vae, zeta0[1:])
+  yield Finished(images, state.params["student"] if _total(plan) else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loop:
+  """What the loop works with and never changes.
+
+  vae: the student's. original: weights for the timesteps without iterations; None: the
+  personalised ones.
+  """
+
+  run: RunConfig
+  method: distill.Method
+  plan: Plan
+  teacher: teachers.Teacher
+  cond: students.SevaConditioning
+  vae: Network
+  original: Params | None
 
 
 def _distill(
-  run: RunConfig,
-  method: distill.Method,
-  plan: Plan,
-  state: distill.DistillState,
-  teacher: teachers.Teacher,
-  cond: students.SevaConditioning,
-  student_vae: Network,
-  original: Params | None,
+  loop: _Loop, state: distill.DistillState
 ) -> Generator[Progress | Snapshot, None, distill.DistillState]:
-  """The loop: some iterations at each student timestep, an Euler step to the next one.
-
-  original: weights for the timesteps without iterations, instead of the personalised ones.
-  """
+  """Some iterations at each student timestep, then an Euler step to the next one."""
+  run, method, plan, cond = loop.run, loop.method, loop.plan, loop.cond
   key = _keys(run)["iterations"]
-  total, step = sum(iterations for _, iterations in plan), int(state.step)
+  total, step = _total(plan), int(state.step)
   if step < total:
     steps = distill.distill_steps.lower(
-      method, state, teacher, cond, key, jnp.int32(0), most=run.log_every
+      method, state, loop.teacher, cond, key, jnp.int32(0), most=run.log_every
     ).compile()
 
   end = 0
@@ -208,16 +227,16 @@ def _distill(
       continue  # done before the run was interrupted
     while step < end:
       began, count = time.monotonic(), min(run.log_every, end - step)
-      state, rows = steps(state, teacher, cond, key, jnp.int32(count))
+      state, rows = steps(state, loop.teacher, cond, key, jnp.int32(count))
       metrics = {name: np.asarray(row)[:count] for name, row in vars(rows).items()}
       step += count
       yield Progress(step, state, metrics, time.monotonic() - began, total)
       if run.image_every and step // run.image_every > (step - count) // run.image_every:
-        yield Snapshot(step, tau, _decode(student_vae, state.prediction[1:]))
+        yield Snapshot(step, tau, _decode(loop.vae, state.prediction[1:]))
     if here + 1 < len(plan):
       tau_next = jnp.int32(plan[here + 1][0])
       noise = _accidental_noise(run, method, state, tau) if _authors(run) else 0.0
-      sampler = None if iterations else original
+      sampler = None if iterations else loop.original
       state = distill.student_step(method, state, cond, tau_next, noise, sampler)
   return state
 
@@ -275,22 +294,21 @@ def _plan(run: RunConfig) -> Plan:
   return [(tau, n if tau >= d.t_stop else 0) for tau, n in zip(taus, counts, strict=True)]
 
 
+def _total(plan: Plan) -> int:
+  return sum(iterations for _, iterations in plan)
+
+
 def _method(run: RunConfig, models: Models) -> distill.Method:
   d, o = run.distill, run.optim
   ramp = {"peak": o.lr, "final": o.final_lr, "warmup": o.warmup}
   if _authors(run):
     rate = optim.LearningRate.authors(d.dt, d.iterations, **ramp, start=o.min_lr)
   else:
-    rate = optim.LearningRate.over(sum(iterations for _, iterations in _plan(run)), **ramp)
-  optimizer = optim.optimizer(
-    rate,
-    clip_norm=o.clip,
-    b1=o.b1,
-    b2=o.b2,
-    eps=o.eps,
-    weight_decay=o.weight_decay,
-    authors=_authors(run),
-  )
+    rate = optim.LearningRate.over(_total(_plan(run)), **ramp)
+  moments = {"b1": o.b1, "b2": o.b2, "eps": o.eps, "weight_decay": o.weight_decay}
+  optimizer = optim.optimizer(rate, clip_norm=o.clip, **moments, authors=_authors(run))
+  if run.method == "student_only":
+    optimizer = optax.identity()  # nothing is trained: no moments
   return distill.Method(
     students.Seva(models.student.graphdef),
     rate,
@@ -386,19 +404,13 @@ def _accidental_noise(
   return scale * jax.random.normal(key, state.latents.shape)
 
 
-def _last_prediction(
-  run: RunConfig,
-  method: distill.Method,
-  plan: Plan,
-  state: distill.DistillState,
-  cond: students.SevaConditioning,
-  original: Params | None,
-) -> Float[Array, "T h w 4"]:
-  trained_last = plan[-1][1] > 0
-  if _authors(run) and trained_last:
+def _last_prediction(loop: _Loop, state: distill.DistillState) -> Float[Array, "T h w 4"]:
+  trained_last = loop.plan[-1][1] > 0
+  if _authors(loop.run) and trained_last:
     return state.prediction  # the one from before the last update
-  sampler = state.params["student"] if trained_last or original is None else original
-  return jax.jit(method.student.predict)(sampler, cond, state.latents, state.tau)
+  personalised = trained_last or loop.original is None
+  sampler = state.params["student"] if personalised else loop.original
+  return jax.jit(loop.method.student.predict)(sampler, loop.cond, state.latents, state.tau)
 
 
 def _decode(vae: Network, latents: Float[Array, "N h w 4"]) -> UInt8[np.ndarray, "N S S 3"]:

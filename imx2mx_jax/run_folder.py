@@ -270,15 +270,20 @@ def _settings(run: RunConfig) -> dict[str, Any]:
 def _fingerprints(run: RunConfig, scene: Scene) -> dict[str, str]:
   """{setting: sha256 of what was read there}."""
   settings = _settings(run)
-  infos = {name: (epath.Path(settings[name]) / weights.INFO).read_bytes() for name in _WEIGHTS}
+  infos = {name: (epath.Path(settings[name]) / weights.INFO).read_bytes() for name in _kinds(run)}
   cameras = epath.Path(scene.path).read_bytes()
   read = {"scene.path": cameras + pictures.to_uint8(scene.images).tobytes()} | infos
   return {name: hashlib.sha256(content).hexdigest() for name, content in read.items()}
 
 
+def _kinds(run: RunConfig) -> dict[str, str]:
+  """{setting: kind of model} of the models that the run reads."""
+  return {k: v for k, v in _WEIGHTS.items() if not (run.teacher_alone and k.startswith("student"))}
+
+
 def _notice(run: RunConfig) -> str:
   parts = ["The pictures and weights in this folder were made with these models.\n"]
-  for name, kind in _WEIGHTS.items():
+  for name, kind in _kinds(run).items():
     info = weights.read_info(_settings(run)[name], kind)
     parts.append(f"{kind}: {info.source}\nlicence: {info.licence}\n{info.terms}\n{info.notice}\n")
   return "\n".join(parts)
