@@ -1,7 +1,7 @@
 """Convolution behind one function.
 
-XLA's own convolutions are the best there are, but for their gradients on CPUs: those are slow, and
-ten times slower again inside a loop. There the gradient is that of a matrix product of patches
+XLA's own convolutions are the best there are on GPUs and TPUs. On CPUs their gradients are slow,
+and ten times slower again inside a loop, so there a convolution is a matrix product of patches
 (benchmarks/RESULTS.md has the figures).
 """
 
@@ -33,19 +33,15 @@ def convolution(
       x, kernel, strides, padding, dimension_numbers=layout, precision=precision
     )
 
-  def product_of_patches(x, kernel):
+  def patches(x, kernel):
     columns = _patches(x, (height, width), stride, padding)
     return jnp.matmul(columns, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
 
   cells = x.size // c_in // stride**2
   if cells * kernel[..., 0].size > MOST_PATCH_ELEMENTS:
     return xla(x, kernel)
-  cpu = jax.custom_vjp(xla)
-  cpu.defvjp(
-    lambda x, kernel: (xla(x, kernel), (x, kernel)),
-    lambda inputs, gradient: jax.vjp(product_of_patches, *inputs)[1](gradient),
-  )
-  return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=xla)
+  # The patches take nine times the memory of x: the gradient makes them again.
+  return jax.lax.platform_dependent(x, kernel, cpu=jax.checkpoint(patches), default=xla)
 
 
 def _patches(
