@@ -19,7 +19,7 @@ MAY_IMPORT = {
   **{leaf: set() for leaf in LEAVES},
   "models": {"models"},
   "config": set(),
-  "micro": set(),
+  "micro": {"diffusion", "micro", "models", "pictures"},
   "terminal": set(),
   "tokenizer": set(),
   "scene": {"cameras"},
