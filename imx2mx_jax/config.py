@@ -138,85 +138,101 @@ def pick(table: Mapping[str, Row], name: str) -> Row:
   raise ConfigError(f"{name!r} is not one of {', '.join(table)}; did you mean {nearest!r}?")
 
 
-def describe() -> str:
+def describe(root: type = RunConfig, prefix: str = "") -> str:
   """Every field with its type, default and meaning, a line each, for --help."""
-  nested = {f"{field.name}.": field.type for field in dataclasses.fields(RunConfig)}
-  groups = {"": RunConfig} | {k: v for k, v in nested.items() if dataclasses.is_dataclass(v)}
+  nested = {f"{prefix}{field.name}.": field.type for field in dataclasses.fields(root)}
+  groups = {prefix: root} | {k: v for k, v in nested.items() if dataclasses.is_dataclass(v)}
   lines = []
-  for prefix, group in groups.items():
+  for name, group in groups.items():
     commented = re.findall(r"^  (\w+: .+ = .+  # .+)$", inspect.getsource(group), re.MULTILINE)
-    lines += [f"  --config.{prefix}{line}" for line in commented]
+    lines += [f"  --config.{name}{line}" for line in commented]
   return "\n".join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Check:
-  """wanted: what a value must be, in words that follow "must be"."""
+class Check:
+  """What a setting must be. wanted: the same in words that follow "must be"."""
 
   holds: Callable[[Any], bool]
   wanted: str
 
 
-def _choice(*values: str) -> _Check:
-  return _Check(lambda x: x in values, "one of " + ", ".join(repr(value) for value in values))
+def choice(*values: str) -> Check:
+  """One of these texts."""
+  return Check(lambda x: x in values, "one of " + ", ".join(repr(value) for value in values))
 
 
-def _between(low: float, high: float) -> _Check:
-  return _Check(lambda x: low <= x <= high, f"from {low} to {high}")
+def between(low: float, high: float) -> Check:
+  """A number from low to high, both allowed."""
+  return Check(lambda x: low <= x <= high, f"from {low} to {high}")
 
 
-def _given(wanted: str) -> _Check:
-  return _Check(lambda x: bool(x.strip()), wanted)
+def given(wanted: str) -> Check:
+  """A text that is not empty."""
+  return Check(lambda x: bool(x.strip()), wanted)
 
 
-_FOLDER = _given("a folder that python -m convert_weights has written")
-_COUNT = _Check(lambda x: x >= 1, "1 or more")
-_NOT_NEGATIVE = _Check(lambda x: 0 <= x < math.inf, "0 or more")
-_POSITIVE = _Check(lambda x: 0 < x < math.inf, "more than 0")
-_MOMENT = _Check(lambda x: 0 <= x < 1, "at least 0 and below 1")
+FOLDER = given("a folder that python -m convert_weights has written")
+COUNT = Check(lambda x: x >= 1, "1 or more")
+NOT_NEGATIVE = Check(lambda x: 0 <= x < math.inf, "0 or more")
+POSITIVE = Check(lambda x: 0 < x < math.inf, "more than 0")
+MOMENT = Check(lambda x: 0 <= x < 1, "at least 0 and below 1")
 
 _CHECKS = {
-  "instruction": _given('what to do, as one says it: "turn him into a knight"'),
-  "seed": _between(0, 2**31 - 1),
-  "method": _choice("distill", "teacher_only", "student_only"),
-  "compat": _choice("", "authors"),
-  "dtype": _choice("", "float32", "bfloat16"),
-  "log_every": _COUNT,
-  "save_every": _COUNT,
-  "image_every": _NOT_NEGATIVE,
-  "scene.path": _given("the folder that holds transforms.json and the photographs"),
-  "teacher.weights": _FOLDER,
-  "teacher.size": _COUNT,
-  "teacher.text_guidance": _NOT_NEGATIVE,
-  "teacher.image_guidance": _NOT_NEGATIVE,
-  "teacher.steps": _between(1, 1000),
-  "student.weights": _FOLDER,
-  "student.vae": _FOLDER,
-  "student.image_encoder": _FOLDER,
-  "student.size": _COUNT,
-  "distill.t_max": _between(0, 999),
-  "distill.t_min": _between(0, 999),
-  "distill.dt": _between(2, 999),
-  "distill.iterations_first": _NOT_NEGATIVE,
-  "distill.iterations": _NOT_NEGATIVE,
-  "distill.t_stop": _between(0, 999),
-  "distill.finish": _choice("personalised", "original"),
-  "distill.teacher_t": _choice("truncated_normal", "uniform", "matched"),
-  "distill.upper": _between(1, 999),
-  "distill.shape_factor": _POSITIVE,
-  "distill.reference": _choice("edited", "source"),
-  "distill.mapping": _choice("resize", "learned"),
-  "optim.lr": _POSITIVE,
-  "optim.final_lr": _NOT_NEGATIVE,
-  "optim.min_lr": _NOT_NEGATIVE,
-  "optim.warmup": _NOT_NEGATIVE,
-  "optim.clip": _POSITIVE,
-  "optim.b1": _MOMENT,
-  "optim.b2": _MOMENT,
-  "optim.eps": _POSITIVE,
-  "optim.weight_decay": _NOT_NEGATIVE,
-  "output.decoder": _choice("student", "teacher"),
+  "instruction": given('what to do, as one says it: "turn him into a knight"'),
+  "seed": between(0, 2**31 - 1),
+  "method": choice("distill", "teacher_only", "student_only"),
+  "compat": choice("", "authors"),
+  "dtype": choice("", "float32", "bfloat16"),
+  "log_every": COUNT,
+  "save_every": COUNT,
+  "image_every": NOT_NEGATIVE,
+  "scene.path": given("the folder that holds transforms.json and the photographs"),
+  "teacher.weights": FOLDER,
+  "teacher.size": COUNT,
+  "teacher.text_guidance": NOT_NEGATIVE,
+  "teacher.image_guidance": NOT_NEGATIVE,
+  "teacher.steps": between(1, 1000),
+  "student.weights": FOLDER,
+  "student.vae": FOLDER,
+  "student.image_encoder": FOLDER,
+  "student.size": COUNT,
+  "distill.t_max": between(0, 999),
+  "distill.t_min": between(0, 999),
+  "distill.dt": between(2, 999),
+  "distill.iterations_first": NOT_NEGATIVE,
+  "distill.iterations": NOT_NEGATIVE,
+  "distill.t_stop": between(0, 999),
+  "distill.finish": choice("personalised", "original"),
+  "distill.teacher_t": choice("truncated_normal", "uniform", "matched"),
+  "distill.upper": between(1, 999),
+  "distill.shape_factor": POSITIVE,
+  "distill.reference": choice("edited", "source"),
+  "distill.mapping": choice("resize", "learned"),
+  "optim.lr": POSITIVE,
+  "optim.final_lr": NOT_NEGATIVE,
+  "optim.min_lr": NOT_NEGATIVE,
+  "optim.warmup": NOT_NEGATIVE,
+  "optim.clip": POSITIVE,
+  "optim.b1": MOMENT,
+  "optim.b2": MOMENT,
+  "optim.eps": POSITIVE,
+  "optim.weight_decay": NOT_NEGATIVE,
+  "output.decoder": choice("student", "teacher"),
 }
+
+
+def check(
+  config: ConfigDict, default: ConfigDict, checks: Mapping[str, Check], origin: str
+) -> None:
+  """Raises ConfigError for a field that is missing, unknown (to `origin`) or senseless."""
+  found, known = flat(config), flat(default)
+  for name in found.keys() ^ known.keys():
+    wrong = _unknown(name, known) if name in found else "missing"
+    raise ConfigError(f"{name} is {wrong}; get_config() must start from {origin}")
+  for name, row in checks.items():
+    if not row.holds(found[name]):
+      raise ConfigError(f"--config.{name}={found[name]!r}: it must be {row.wanted}")
 
 
 def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
@@ -225,15 +241,7 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
   platform: jax.default_backend(); decides the dtype where the tree leaves it open.
   Raises ConfigError for a field that is missing, unknown or senseless.
   """
-  found, known = _flat(config), _flat(default())
-  for name in found.keys() ^ known.keys():
-    wrong = _unknown(name) if name in found else "missing"
-    raise ConfigError(
-      f"{name} is {wrong}; get_config() must start from imx2mx_jax.config.default()"
-    )
-  for name, check in _CHECKS.items():
-    if not check.holds(found[name]):
-      raise ConfigError(f"--config.{name}={found[name]!r}: it must be {check.wanted}")
+  check(config, default(), _CHECKS, "imx2mx_jax.config.default()")
   distill = DistillConfig(**config.distill)
   if distill.t_min > distill.t_max:
     raise ConfigError(
@@ -289,13 +297,14 @@ def parse(argv: Sequence[str]) -> ConfigDict:
   try:
     rest = file(argv, known_only=True)
     config = _read(file.config)
-    _check_names(rest[1:])
+    known = flat(config)
+    _check_names(rest[1:], known)
     config_flags.DEFINE_config_dict("config", config, flag_values=fields, sys_argv=rest)
     extra = fields(rest)[1:]
   except flags.UnrecognizedFlagError as error:
     raise ConfigError(f"--{error.flagname} is not an option; {_USAGE}") from None
   except flags.IllegalFlagValueError as error:
-    raise ConfigError(_wrong_type(str(error))) from None
+    raise ConfigError(_wrong_type(str(error), known)) from None
   except flags.Error as error:
     raise ConfigError(f"{error}; {_USAGE}") from None
   if extra:
@@ -323,16 +332,14 @@ def _read(argument: str | None) -> ConfigDict:
     raise ConfigError(f"{where}: {reason}") from error
 
 
-def _check_names(arguments: Sequence[str]) -> None:
-  known = _flat(default())
+def _check_names(arguments: Sequence[str], known: Mapping[str, Any]) -> None:
   for argument in arguments:
     found = re.match(r"--?(?:no)?config\.([^=]*)", argument)
     if found and found[1] not in known:
-      raise ConfigError(f"--config.{found[1]} is {_unknown(found[1])}")
+      raise ConfigError(f"--config.{found[1]} is {_unknown(found[1], known)}")
 
 
-def _unknown(name: str) -> str:
-  known = list(_flat(default()))
+def _unknown(name: str, known: Mapping[str, Any]) -> str:
   group = [field for field in known if field.startswith(f"{name}.")]
   if group:
     return "a group of fields; set one of them: " + ", ".join(group)
@@ -341,20 +348,27 @@ def _unknown(name: str) -> str:
   return f"not a field; did you mean --config.{full[nearest]}?"
 
 
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_KINDS = {
+  int: "a whole number",
+  float: "a number",
+  bool: "true or false",
+  str: "a text",
+  tuple: "values in brackets",
+}
 
 
-def _wrong_type(message: str) -> str:
+def _wrong_type(message: str, known: Mapping[str, Any]) -> str:
   """absl's message starts with "flag --config.NAME=VALUE: "."""
   name = re.match(r"flag --config\.([\w.]+)", message)[1]
-  value = _flat(default())[name]
+  value = known[name]
   given = message.removeprefix("flag ").split(": ")[0]
   return f"{given}: it must be {_KINDS[type(value)]}, as in --config.{name}={value}"
 
 
-def _flat(config: ConfigDict) -> dict[str, Any]:
-  flat = {}
+def flat(config: ConfigDict) -> dict[str, Any]:
+  """{"distill.dt": 25, ..}: every field of a tree by its whole name."""
+  fields = {}
   for key, value in config.items():
-    inner = _flat(value) if isinstance(value, ConfigDict) else {"": value}
-    flat |= {f"{key}.{name}".rstrip("."): leaf for name, leaf in inner.items()}
-  return flat
+    inner = flat(value) if isinstance(value, ConfigDict) else {"": value}
+    fields |= {f"{key}.{name}".rstrip("."): leaf for name, leaf in inner.items()}
+  return fields

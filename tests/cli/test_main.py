@@ -129,7 +129,8 @@ def test_a_finished_run_is_not_written_again(finished, capsys):
 
 def test_a_preview_shows_nine_edits_and_stops(tmp_path, cache):
   folder = tmp_path / "run"
-  lines = support.ran(cache, folder, preview=True, teacher__text_guidance=4.0)
+  alone = {"student__weights": "none", "student__vae": "none", "student__image_encoder": "none"}
+  lines = support.ran(cache, folder, preview=True, teacher__text_guidance=4.0, **alone)
   assert "text 4, image 1.3" in lines[-2]
   assert pathlib.Path(lines[-1]) == folder / "preview.png"
   assert [path.name for path in folder.iterdir()] == ["preview.png"]
@@ -139,9 +140,10 @@ def test_a_preview_shows_nine_edits_and_stops(tmp_path, cache):
   np.testing.assert_allclose(middle, np.array(sheet.shape[:2]) / 2, atol=1)
 
 
-def test_views_that_are_edited_each_by_itself_leave_no_student(tmp_path, cache):
+def test_views_that_are_edited_each_by_itself_need_and_leave_no_student(tmp_path, cache):
   folder = tmp_path / "run"
-  support.ran(cache, folder, method="teacher_only")
+  support.ran(cache, folder, method="teacher_only", student__weights="none")
+  assert "image_encoder" not in (folder / "NOTICE").read_text()
   assert sorted(path.name for path in (folder / "edited").iterdir()) == NAMES
   assert (folder / "finished.json").exists() and not (folder / "student").exists()
 
@@ -149,7 +151,7 @@ def test_views_that_are_edited_each_by_itself_leave_no_student(tmp_path, cache):
 def test_help_explains_every_field(capsys):
   assert main(["main", "--help"]) == 0
   text = capsys.readouterr().out
-  for name in config._flat(config.default()):
+  for name in config.flat(config.default()):
     assert f"--config.{name}: " in text, f"{name} has no comment"
 
 
