@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ class Journal:
     file = folder / METRICS
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     kept = folder / f".{METRICS}.tmp"
-    kept.write_text("".join(lines[:step]))
+    kept.write_text("".join(line for line in lines if 0 < _iteration(line) <= step))
     kept.replace(file)
     self._metrics = file.open("a")
     name = f"events.out.tfevents.{time.time_ns() // 1000}.{socket.gethostname()}"
@@ -36,7 +37,7 @@ class Journal:
     self._record(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
   def write(self, step: int, metrics: Mapping[str, np.ndarray], images_per_second: float) -> None:
-    """The iterations of one call, the last of them number `step`; arrays have a value for each."""
+    """The last iterations of a call, up to number `step`; arrays have a value for each."""
     columns = {name: values.tolist() for name, values in metrics.items()}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     for iteration, row in enumerate(rows, step - len(rows) + 1):
@@ -68,3 +69,9 @@ class Journal:
   def _flush(self) -> None:
     self._metrics.flush()
     self._events.flush()
+
+
+def _iteration(line: str) -> int:
+  """The iteration that a line is of; 0 where it was cut off."""
+  found = re.match(r'{"iteration": (\d+), .*}$', line)
+  return int(found[1]) if found else 0
