@@ -37,10 +37,10 @@ class SevaConditioning:
   embedding of the clean frames, their mean.
   """
 
-  clean: Float[Array, "T h w 4"]
-  mask: Float[Array, " T"]
-  plucker: Float[Array, "T h w 6"]
-  context: Float[Array, "1 D"]
+  clean: Float[Array, "*B T h w 4"]
+  mask: Float[Array, "*B T"]
+  plucker: Float[Array, "*B T h w 6"]
+  context: Float[Array, "*B 1 D"]
 
   def without_input(self) -> "SevaConditioning":
     """The unconditional branch: no clean frame and no context, the same cameras."""
@@ -78,9 +78,11 @@ class Seva:
     return x, jnp.broadcast_to(tau, frames), context, cond.plucker
 
 
-def replace_clean(zeta: Float[Array, "T h w 4"], cond: SevaConditioning) -> Float[Array, "T h w 4"]:
+def replace_clean(
+  zeta: Float[Array, "*B T h w 4"], cond: SevaConditioning
+) -> Float[Array, "*B T h w 4"]:
   """zeta with the clean frames' own latents in their place."""
-  mask = cond.mask[:, None, None, None]
+  mask = cond.mask[..., None, None, None]
   return zeta * (1 - mask) + cond.clean * mask
 
 

@@ -46,6 +46,25 @@ MAY_IMPORT = {
   "run_folder": {"checkpoint", "config", "journal", "pictures", "scene", "sheets", "weights"},
   "session": {"config", "edit", "run_folder", "scene", "sheets", "terminal"},
   "main": {"config", "session", "terminal"},
+  "train": {
+    "cameras",
+    "checkpoint",
+    "config",
+    "diffusion",
+    "journal",
+    "micro",
+    "models",
+    "optim",
+    "pictures",
+    "scene",
+    "sheets",
+    "students",
+    "teachers",
+    "terminal",
+    "tokenizer",
+    "train",
+    "weights",
+  },
 }
 CONVERTER_MAY_IMPORT = {"checkpoint", "errors", "models", "weights"}
 FOREIGN = {"torch", "torchvision", "tensorflow", "open_clip", "kornia", "diffusers"}

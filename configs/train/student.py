@@ -1,0 +1,33 @@
+"""The micro world's SEVA, from scratch, on sets of five views of 64 pixels.
+
+    python -m imx2mx_jax.train --config=configs/train/student.py
+
+Reads the autoencoder and the CLIP that vae.py and clip.py have trained; writes
+runs/train-student/student. Two stages, as SEVA began with Stable Diffusion 2.1: first single views
+
+    python -m imx2mx_jax.train --config=configs/train/student.py:single
+
+and then --config.start=runs/train-single/student.
+"""
+
+from imx2mx_jax.train import settings
+
+
+def get_config(stage="sets"):
+  config = settings.default("student")
+  config.frozen.vae = "runs/train-vae/student_vae"
+  config.frozen.image_encoder = "runs/train-clip/image_encoder"
+  config.readout = True
+  config.steps = 60000
+  config.batch = 8
+  config.optim.lr = 1e-3
+  config.licence = "Apache-2.0"
+  config.notice = "The micro models of imx2mx_jax, trained from scratch on procedural scenes."
+  if stage == "single":
+    config.run_dir = "runs/train-single"
+    config.data.frames = 1
+    config.loss.inputs = (1.0,)
+    config.loss.nothing = 1.0
+    config.batch = 32
+    config.steps = 10000
+  return config

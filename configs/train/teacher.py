@@ -1,0 +1,24 @@
+"""The micro world's InstructPix2Pix, from scratch, on before/after pairs of 48 pixels.
+
+    python -m imx2mx_jax.train --config=configs/train/teacher.py
+
+Reads the autoencoder and the CLIP that vae.py and clip.py have trained; writes
+runs/train-teacher/teacher.
+"""
+
+from imx2mx_jax.train import settings
+
+
+def get_config():
+  config = settings.default("teacher")
+  config.frozen.vae = "runs/train-vae/student_vae"
+  config.frozen.text_encoder = "runs/train-clip/metric_clip"
+  config.readout = True
+  config.data.size = 48
+  config.data.rendered = 64  # as the photographs are that an edit reduces to the teacher's size
+  config.steps = 30000
+  config.batch = 32
+  config.optim.lr = 1e-3
+  config.licence = "Apache-2.0"
+  config.notice = "The micro models of imx2mx_jax, trained from scratch on procedural scenes."
+  return config

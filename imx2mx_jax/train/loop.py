@@ -1,0 +1,260 @@
+"""The one loop: a state, a step compiled once, and what happens between calls to the device."""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from imx2mx_jax import optim, terminal
+from imx2mx_jax.errors import ConfigError, UserError
+from imx2mx_jax.shapes import Array, Float, Int, Key, Params
+from imx2mx_jax.train import data, export, losses, networks, samples
+from imx2mx_jax.train.folder import TrainFolder
+from imx2mx_jax.train.settings import TrainConfig
+
+_LARGE = 1 << 20
+"""Elements from which on a parameter is divided among the devices."""
+
+LOSSES = {
+  "vae": losses.autoencoder,
+  "clip": losses.contrastive,
+  "teacher": losses.instruct_pix2pix,
+  "student": losses.multi_view,
+}
+"""{model: its loss}."""
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that changes. step: steps done. ema: the averaged params. skipped: updates left out."""
+
+  step: Int[Array, ""]
+  params: Params
+  ema: Params
+  opt_state: optax.OptState
+  skipped: Int[Array, ""]
+
+
+@flax.struct.dataclass
+class Given:
+  """What a step reads besides. frozen: what does not learn. masks: see networks.Parts."""
+
+  frozen: Params
+  masks: Params
+  table: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+  """What never changes. loss: of (networks, batch, key). ema: decay of the averaged params."""
+
+  loss: Callable[[losses.Networks, losses.Batch, Key[Array, ""]], losses.Loss]
+  graphdefs: Mapping[str, nnx.GraphDef]
+  source: data.Source
+  rate: optim.LearningRate
+  optimizer: optax.GradientTransformation
+  ema: float
+  mesh: Mesh
+
+
+def initial_state(program: Program, params: Params) -> TrainState:
+  """The state before the first step."""
+  copies = [jax.tree.map(jnp.copy, params) for _ in range(2)]  # their buffers are given away
+  return TrainState(jnp.int32(0), *copies, program.optimizer.init(params), jnp.int32(0))
+
+
+def train_step(
+  program: Program, state: TrainState, given: Given, rows: Any, key: Key[Array, ""]
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+  """One step. key: the training's; everything random follows from it and the step's number."""
+  for_batch, for_loss = jax.random.split(jax.random.fold_in(key, state.step))
+  batch = program.source.batch(given.table, rows, for_batch)
+  batch = jax.lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P("data")))
+
+  def loss_fn(params: Params) -> losses.Loss:
+    nets = networks.assemble(program.graphdefs, params | given.frozen)
+    return program.loss(nets, batch, for_loss)
+
+  (loss, figures), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  grads = _masked(grads, given.masks)
+  updates, opt_state = program.optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, _masked(updates, given.masks))
+  decay = jnp.minimum(program.ema, (1 + state.step) / (10 + state.step))
+  ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), state.ema, params)
+
+  grad_norm = optim.gradient_norm(opt_state)
+  finite = jnp.isfinite(grad_norm)
+  keep = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
+  lr = program.rate(state.step - state.skipped)
+  new = TrainState(
+    step=state.step + 1,
+    params=keep(params, state.params),
+    ema=keep(ema, state.ema),
+    opt_state=keep(opt_state, state.opt_state),
+    skipped=state.skipped + ~finite,
+  )
+  return new, {"loss": loss, "grad_norm": grad_norm, "lr": lr, **figures}
+
+
+def train_steps(
+  program: Program,
+  state: TrainState,
+  given: Given,
+  rows: Any,
+  key: Key[Array, ""],
+  count: int,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+  """`count` steps on the device and the means of their figures. rows: [count, B, ...] or None."""
+  step = lambda state, rows: train_step(program, state, given, rows, key)
+  state, figures = jax.lax.scan(step, state, rows, length=count)
+  return state, {name: x.mean() for name, x in figures.items()}
+
+
+def _masked(tree: Params, masks: Params) -> Params:
+  return tree | {path: tree[path] * mask for path, mask in masks.items()}
+
+
+def shardings(mesh: Mesh, tree: Any) -> Any:
+  """Where each array lies: on every device, or, if it is large, divided along its longest axis."""
+
+  def place(leaf: Any) -> NamedSharding:
+    divisible = [n if n % mesh.size == 0 else 0 for n in leaf.shape]
+    if leaf.size < _LARGE or not any(divisible):
+      return NamedSharding(mesh, P())
+    axis = int(np.argmax(divisible))
+    return NamedSharding(mesh, P(*[None] * axis, "data"))
+
+  return jax.tree.map(place, tree)
+
+
+def train(run: TrainConfig, stop: terminal.Stop) -> epath.Path:
+  """Trains, or goes on where an earlier training stopped, and gives the folder.
+
+  stop: once it has heard a signal, the state is saved and the training ends, resumable. Raises the
+  UserErrors of everything that it reads and writes.
+  """
+  began = time.monotonic()
+  if run.batch % jax.device_count():
+    raise ConfigError(
+      f"--config.batch={run.batch}: it must be a multiple of the {jax.device_count()} devices"
+    )
+  with TrainFolder(run) as folder, terminal.Iterations() as progress:
+    parts = networks.load(run)
+    source = data.open_source(run, parts.tokenizer)
+    program = make_program(run, parts, source)
+    given = _placed(program.mesh, Given(parts.frozen, parts.masks, source.table))
+    state = _state(program, parts, folder)
+    folder.begin()
+    key = _placed(program.mesh, jax.random.key(run.seed))
+    step, skipped = int(state.step), int(state.skipped)
+    progress.begin(step, run.steps)
+    compiled = Compiled(program)
+    sampler = samples.Sampler(run, program.graphdefs, source)
+    for count, rows in data.prefetched(source, range(step, run.steps), run.log_every):
+      started = time.monotonic()
+      state, means = compiled(state, given, _rows(program.mesh, rows), key, count)
+      figures = {name: float(x) for name, x in means.items()}
+      seconds = time.monotonic() - started
+      step += count
+      skipped, before = int(state.skipped), skipped
+      if skipped - before == count:
+        raise UserError(
+          f"{folder.path}: no gradient was finite in the steps up to {step}; start anew with a "
+          "smaller --config.optim.lr"
+        )
+      if _passes(run.sample_every, step, count) or step == run.steps:
+        sampled, pictures = sampler(state.ema | given.frozen, given.table)
+        figures |= {f"sample_{name}": value for name, value in sampled.items()}
+        if pictures is not None:
+          folder.picture(step, pictures)
+      folder.log(step, figures | {"skipped": skipped}, count * run.batch / seconds)
+      progress.show(step, seconds, figures["loss"])
+      late = run.minutes and time.monotonic() - began > 60 * run.minutes
+      stopping = stop.heard or late
+      if stopping or folder.due(step) or step == run.steps:
+        folder.save(step, state)
+        averaged = state.ema | given.frozen
+        figures = lambda params=averaged: sampler(params, given.table)[0]
+        export.write_models(run, parts, averaged, pathlib.Path(folder.path), figures)
+      if stopping and step < run.steps:
+        stop.obeyed = bool(stop.heard)
+        print("stopped; the same command goes on from here")
+        break
+    return folder.path
+
+
+def make_program(run: TrainConfig, parts: networks.Parts, source: data.Source) -> Program:
+  """What the steps of this training have in common."""
+  o = run.optim
+  rate = optim.LearningRate.over(run.steps, peak=o.lr, final=o.final_lr, warmup=o.warmup)
+  moments = {"b1": o.b1, "b2": o.b2, "eps": o.eps, "weight_decay": o.weight_decay}
+  return Program(
+    functools.partial(LOSSES[run.model], settings=run.loss),
+    parts.graphdefs,
+    source,
+    rate,
+    optim.optimizer(rate, clip_norm=o.clip, **moments),
+    o.ema,
+    jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
+  )
+
+
+class Compiled:
+  """`train_steps`, compiled once for every count of steps; the state keeps its places."""
+
+  def __init__(self, program: Program):
+    self._program = program
+    self._calls: dict[int, Any] = {}
+
+  def __call__(self, state: TrainState, given: Given, rows: Any, key: Key[Array, ""], count: int):
+    if count not in self._calls:
+      places = jax.tree.map(lambda x: x.sharding, state)
+      function = jax.jit(
+        functools.partial(train_steps, self._program, count=count),
+        donate_argnums=0,
+        out_shardings=(places, NamedSharding(self._program.mesh, P())),
+      )
+      self._calls[count] = function.lower(state, given, rows, key).compile()
+    return self._calls[count](state, given, rows, key)
+
+
+def _passes(every: int, step: int, count: int) -> bool:
+  return bool(every) and step // every > (step - count) // every
+
+
+def _placed(mesh: Mesh, tree: Any) -> Any:
+  return jax.device_put(tree, shardings(mesh, tree))
+
+
+def _rows(mesh: Mesh, rows: Any) -> Any:
+  """The host's rows on the devices, each with its share of the batch (the second axis)."""
+  place = NamedSharding(mesh, P(None, "data"))
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), rows)
+
+
+def _state(program: Program, parts: networks.Parts, folder: TrainFolder) -> TrainState:
+  make = functools.partial(initial_state, program)
+  abstract = jax.eval_shape(make, parts.params)
+  places = shardings(program.mesh, abstract)
+  wanted = jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+    abstract,
+    places,
+  )
+  saved = folder.saved(wanted)
+  if saved is not None:
+    print(f"going on after {folder.step} steps", flush=True)
+    return saved
+  return jax.jit(make, out_shardings=places)(parts.params)

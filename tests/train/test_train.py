@@ -1,0 +1,180 @@
+"""The four trainings through the command line, on folders: written, resumed, on two devices."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from imx2mx_jax import checkpoint, tokenizer, weights
+from imx2mx_jax.train.__main__ import main
+from tests.train import support
+
+STEPS = support.STEPS
+KINDS = {
+  "vae": ["student_vae"],
+  "clip": ["metric_clip", "image_encoder"],
+  "teacher": ["teacher"],
+  "student": ["student"],
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, cache):
+  """{model: its finished training, "pictures" and "scenes": what was learned from}."""
+  root = tmp_path_factory.mktemp("trained")
+  data = {
+    "pictures": support.pictures(root / "pictures"),
+    "scenes": support.scenes(root / "scenes"),
+  }
+  return {name: root / name for name in KINDS} | data
+
+
+def settings(model, folders):
+  """What a training reads besides its defaults."""
+  if model == "student":
+    data = {"data__source": folders["scenes"]}
+  else:
+    data = {"data__source": folders["pictures"]}
+  vae, clip = folders["vae"] / "student_vae", folders["clip"]
+  frozen = {
+    "vae": {},
+    "clip": {"frozen__tokenizer": support.TOKENIZER},
+    "teacher": {"frozen__vae": vae, "frozen__text_encoder": clip / "metric_clip"},
+    "student": {"frozen__vae": vae, "frozen__image_encoder": clip / "image_encoder"},
+  }
+  return data | frozen[model]
+
+
+@pytest.fixture(scope="module")
+def trained(folders, cache):
+  for model in KINDS:
+    support.ran(cache, model, folders[model], **settings(model, folders))
+  return folders
+
+
+def result(folder):
+  """All that must come out the same, bit for bit."""
+  contents = {path.name: path.read_bytes() for path in (folder / "samples").glob("*")}
+  state = folder / "state" / str(STEPS)
+  held = checkpoint.restore(state, checkpoint.contents(state))
+  contents |= {name: array.tobytes() for name, array in held.items()}
+  models = folder.glob("*/model.safetensors")
+  return contents | {str(path.relative_to(folder)): path.read_bytes() for path in models}
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_a_training_writes_what_the_other_commands_read(trained, model):
+  folder = trained[model]
+  for kind in KINDS[model]:
+    networks = weights.load(folder / kind, kind)
+    assert all(np.isfinite(x).all() for net in networks.values() for x in net.params.values())
+    assert weights.read_info(folder / kind, kind).licence == "Apache-2.0"
+  steps = [row["iteration"] for row in support.journal(folder)]
+  assert steps == [2, 4, 6]
+  assert {"loss", "grad_norm", "lr", "skipped"} <= support.journal(folder)[0].keys()
+  samples = [] if model == "clip" else ["000004.png", "000006.png"]
+  assert sorted(path.name for path in folder.glob("samples/*")) == samples
+
+
+def test_an_autoencoder_from_scratch_scales_its_latents_to_unit_size(trained):
+  row = support.journal(trained["vae"])[-1]
+  info = weights.read_info(trained["vae"] / "student_vae", "student_vae")
+  factor = info.networks["vae"].shape.scaling_factor
+  assert factor == pytest.approx(1 / row["sample_latents_std"], rel=1e-4)
+
+
+def test_a_teacher_comes_with_what_it_was_trained_with(trained):
+  teacher = weights.load(trained["teacher"] / "teacher", "teacher")
+  vae = weights.load(trained["vae"] / "student_vae", "student_vae")["vae"]
+  clip = weights.load(trained["clip"] / "metric_clip", "metric_clip")["clip"]
+  assert teacher["vae"].graphdef == vae.graphdef
+  for path, array in teacher["vae"].params.items():
+    assert np.array_equal(array, vae.params[path])
+  for path, array in teacher["text_encoder"].params.items():
+    assert np.array_equal(array, clip.params[f"text/{path}"])
+  words = tokenizer.load(trained["teacher"] / "teacher" / weights.TOKENIZER)
+  assert words.tokenize("make it night") == ["make</w>", "it</w>", "night</w>"]
+
+
+@pytest.mark.parametrize("model", ["vae", "student"])
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(trained, cache, tmp_path, model):
+  folder, given = tmp_path / "run", settings(model, trained)
+  with support.started(cache, model, folder, **given) as process:
+    for line in process.stdout:
+      if line.startswith("iteration 2 "):
+        process.send_signal(signal.SIGINT)
+        break
+    rest = process.stdout.read().splitlines()
+    assert process.wait() == 130
+  assert "the same command goes on from here" in rest[-2] and rest[-1] == str(folder)
+  saved = int(next((folder / "state").glob("[0-9]*")).name)
+  assert 2 <= saved < STEPS
+  lines = support.ran(cache, model, folder, **given)
+  assert f"going on after {saved} steps" in lines
+  assert result(folder) == result(trained[model])
+  assert support.journal(folder) == support.journal(trained[model])
+
+
+def test_two_devices_learn_what_one_learns(trained, cache, tmp_path):
+  support.ran(cache, "student", tmp_path / "run", devices=2, **settings("student", trained))
+  found = weights.load(tmp_path / "run" / "student", "student")["seva"].params
+  wanted = weights.load(trained["student"] / "student", "student")["seva"].params
+  for path, array in wanted.items():
+    np.testing.assert_allclose(found[path], array, rtol=1e-3, atol=1e-4, err_msg=path)
+
+
+def test_what_does_not_learn_stays_and_what_is_started_from_goes_on(trained, cache, tmp_path):
+  given = settings("vae", trained) | {"start": trained["vae"] / "student_vae"}
+  decoder = "vae/(decoder|post_quant)/.*"
+  support.ran(cache, "vae", tmp_path / "run", learns=decoder, **given)
+  before = weights.load(trained["vae"] / "student_vae", "student_vae")["vae"]
+  after = weights.load(tmp_path / "run" / "student_vae", "student_vae")["vae"]
+  assert before.graphdef == after.graphdef
+  for path, array in before.params.items():
+    learned = path.startswith(("decoder", "post_quant"))
+    assert np.array_equal(array, after.params[path]) != learned, path
+
+
+def refused(capsys, model, run_dir, **changes) -> str:
+  code = main(["train", *support.arguments(model, run_dir, **changes)])
+  error = capsys.readouterr().err
+  assert code == 1
+  assert error.startswith("error: ") and error.count("\n") == 1, error
+  return error
+
+
+@pytest.mark.parametrize(
+  ("model", "changes", "says"),
+  [
+    ("vae", {"shape__chanels": 3}, "did you mean --config.shape.channels?"),
+    ("vae", {"batch": 0}, "--config.batch=0: it must be 1 or more"),
+    ("vae", {"learns": "unet/.*"}, "matches no parameter"),
+    ("vae", {"data__size": 15}, "--config.data.size=15: it must be a multiple of 2"),
+    ("vae", {"readout": True}, "--config.readout=True: a vae has none"),
+    ("vae", {"data__source": "nowhere"}, "--config.data.source=nowhere: there is no such folder"),
+    ("vae", {"start": "nowhere"}, "nowhere does not exist"),
+    ("student", {"loss__inputs": (0.5, 0.4)}, "shares whose sum is 1"),
+    ("student", {"data__frames": 99}, "from 1 to 20"),
+    ("teacher", {"frozen__vae": ""}, "--config.frozen.vae=''"),
+  ],
+)
+def test_a_mistake_is_said_in_one_sentence(folders, capsys, tmp_path, model, changes, says):
+  assert says in refused(capsys, model, tmp_path / "run", **settings(model, folders) | changes)
+  assert not os.path.exists(tmp_path / "run" / "config.json")
+
+
+def test_a_training_goes_on_with_what_it_began_with_only(trained, capsys):
+  given = settings("vae", trained)
+  error = refused(capsys, "vae", trained["vae"], **given | {"optim__lr": 0.5})
+  assert "--config.optim.lr was 0.001 and is 0.5 now" in error
+
+
+def test_a_folder_of_something_else_is_left_alone(trained, capsys, tmp_path):
+  (tmp_path / "letter.txt").write_text("")
+  assert "other things" in refused(capsys, "vae", tmp_path, **settings("vae", trained))
