@@ -84,20 +84,22 @@ def inside(solids: Solids, origin: Vector, direction: Vector) -> tuple[Array, Ar
   return enter, xp.where(solids.size > 0, leave, -xp.inf)
 
 
-def facing(solids: Solids, origin: Vector, ray: Vector, towards: Vector) -> Array:
-  """The cosine between `towards` (a unit vector) and the normal where rays enter solids, [O R]."""
-  o, d, light = solids.point(origin), solids.direction(ray), solids.direction(towards)
-  light = tuple(component * solids.size for component in light)
+def normals(solids: Solids, origin: Vector, direction: Vector) -> Vector:
+  """The unit normals where rays enter solids, each component [O R]; without meaning elsewhere."""
+  o, d = solids.point(origin), solids.direction(direction)
   enters = [_in_quadric(solids, o, d)[0], *(enter for enter, _ in _in_slabs(solids, o, d))]
   xp = _namespace(enters[0])
   t = _most(xp.maximum, enters)
   x, y, z = (a + t * b for a, b in zip(o, d, strict=True))
   z = solids.bend * z + solids.slope / 2
-  length = xp.sqrt(x * x + y * y + z * z)
-  cosine = (x * light[0] + y * light[1] + z * light[2]) / xp.maximum(length, _TINY)
-  for enter, along, shine in zip(enters[1:], d, light, strict=True):
-    cosine = xp.where(enter == t, -xp.sign(along) * shine, cosine)
-  return cosine
+  scale = 1 / xp.maximum(xp.sqrt(x * x + y * y + z * z), _TINY)
+  faces = [enter == t for enter in enters[1:]]
+  flat = faces[0] | faces[1] | faces[2]
+  x, y, z = (
+    xp.where(face, -xp.sign(along), xp.where(flat, 0, component * scale))
+    for face, along, component in zip(faces, d, (x, y, z), strict=True)
+  )
+  return solids.cos * x - solids.sin * y, solids.sin * x + solids.cos * y, z
 
 
 def rays(c2w: Float[np.ndarray, "V 4 4"], K: Float[np.ndarray, "3 3"], side: int) -> Vector:

@@ -38,6 +38,7 @@ _SKIES = {  # background, ambient light, sunlight
 }
 
 _HORIZON = 200.0  # metres along a ray, from where on the floor is sky
+_RAISED = 1e-3  # metres above a surface, from where the sun is looked for
 _FIELD = 1.5  # the checkers' side; one field's middle is the origin
 _FADE = (3.0, 5.5)  # metres from the origin between which checkers fade to their mean
 _STRIPE = 0.26  # a stripe's width, in units of the object's size
@@ -100,7 +101,9 @@ def _view(
   cast = lambda place: _cast(world, c2w, K, size, place)
   places = (np.arange(samples, dtype=np.float32) + 0.5) / samples
   grid = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
-  rgb, _, _ = jax.vmap(cast)(jnp.asarray(grid))
+  rgb = jax.lax.map(
+    lambda place: cast(place)[0], jnp.asarray(grid)
+  )  # all at once is slower on CPUs
   _, depth, ids = cast(jnp.full(2, 0.5))
   rgb = rgb.mean(axis=0).reshape(3, size, size)
   return jnp.moveaxis(rgb, 0, -1) * 2 - 1, depth.reshape(size, size), ids.reshape(size, size)
@@ -125,10 +128,13 @@ def _cast(
   of_own = lambda x: jnp.where(own, x, 0).sum(axis=-2)  # [O R] -> [R], [3 O R] -> [3 R]
 
   at = tuple(o + jnp.where(sky, 0, nearest) * d for o, d in zip(eye, ray, strict=True))
-  enter, leave = geometry.inside(solids, at, light)
+  normal = tuple(of_own(component) for component in geometry.normals(solids, eye, ray))
+  normal = (*normal[:2], jnp.where(thing, normal[2], 1))
+  raised = tuple(p + _RAISED * n for p, n in zip(at, normal, strict=True))
+  enter, leave = geometry.inside(solids, raised, light)
   shadows = (enter < leave) & (leave > 0) & ~own
   shadow = jnp.where(shadows, 1.0, 0.0).max(axis=0)  # `any` is ten times as slow on CPUs
-  cosine = jnp.where(thing, of_own(geometry.facing(solids, eye, ray, light)), light[2])
+  cosine = sum(n * towards for n, towards in zip(normal, light, strict=True))
   shine = (1 - shadow) * jnp.maximum(cosine, 0)
 
   paint = jnp.where(thing, of_own(_painted(world, solids, at)), _floor(world["floor"], at))

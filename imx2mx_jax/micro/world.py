@@ -26,7 +26,7 @@ K = np.array(
 )
 """Every camera's intrinsics, in units of the picture's side: a field of view of 45 degrees."""
 
-_SKY_SHARES = (0.5, 0.25, 0.25)
+_SKIES_DRAWN = ("day", *SKIES)  # half of the worlds are by day
 _SKY_WORDS = {"day": "by day", "sunset": "at sunset", "night": "at night"}
 
 _TARGET = np.array([0.0, 0.0, 0.35])  # what every camera looks at
@@ -38,8 +38,8 @@ _SIZES = {1: 0.9, 2: 0.72, 3: 0.6}  # by the number of objects
 _RADII = {2: (0.58, 0.7), 3: (0.64, 0.76)}  # of the ring they stand on
 _AT_THE_MIDDLE = 0.16  # how far from it one object alone stands, at most, along x and y
 
-_GRID = 20  # rays along a side of the picture by which an object is looked for
-_SEEN = 5  # of them at least hit every object in every view: 1.25 % of the picture
+_GRID = 16  # rays along a side of the picture by which an object is looked for
+_SEEN = 3  # of them at least hit every object in every view: 1.2 % of the picture
 
 WORDINGS = {
   "color": ("make the {} {}", "turn the {} {}", "paint the {} {}"),
@@ -121,7 +121,7 @@ def sample(seed: int, *, patterned: float = 0.0) -> World:
       rng.permutation(len(SHAPES))[:count], rng.permutation(len(COLORS))[:count], strict=True
     )
   ]
-  floor, sky = FLOORS[rng.integers(len(FLOORS))], str(rng.choice(SKIES, p=_SKY_SHARES))
+  floor, sky = _one(rng, FLOORS), _one(rng, _SKIES_DRAWN)
   light = _light(rng)
   while True:
     places = _places(rng, count)
@@ -160,10 +160,7 @@ def describe(obj: Object) -> str:
 
 
 def edits(
-  world: World,
-  rng: np.random.Generator,
-  *,
-  wordings: Mapping[str, Sequence[str]] = WORDINGS,
+  world: World, rng: np.random.Generator, *, wordings: Mapping[str, Sequence[str]] = WORDINGS
 ) -> list[Edit]:
   """One edit of each kind in `wordings`, of an object, floor or sky and in words drawn by rng."""
   return [edit(world, rng, kind, wordings[kind]) for kind in wordings]
@@ -177,15 +174,11 @@ def edit(world: World, rng: np.random.Generator, kind: str, wordings: Sequence[s
   others = lambda values, *taken: [value for value in values if value not in taken]
   with_object = lambda **changes: dataclasses.replace(
     world,
-    objs=(
-      *world.objs[:which],
-      dataclasses.replace(obj, **changes),
-      *world.objs[which + 1 :],
-    ),
+    objs=(*world.objs[:which], dataclasses.replace(obj, **changes), *world.objs[which + 1 :]),
   )
   match kind:
     case "color":
-      color = _one(rng, others(COLORS, obj.color))
+      color = _one(rng, others(COLORS, obj.color, obj.color2))
       return _definite(words.format(obj.shape, color), kind, with_object(color=color))
     case "shape":
       shape = _one(rng, others(SHAPES, *(other.shape for other in world.objs)))
@@ -197,7 +190,8 @@ def edit(world: World, rng: np.random.Generator, kind: str, wordings: Sequence[s
       sky = _one(rng, others(SKIES, world.sky))
       return _definite(words.format(sky), kind, dataclasses.replace(world, sky=sky))
     case "ambiguous":
-      plausible = tuple(with_object(color=color) for color in others(COLORS, obj.color))
+      colors = others(COLORS, obj.color, obj.color2)
+      plausible = tuple(with_object(color=color) for color in colors)
       return Edit(words.format(obj.shape), kind, False, _one(rng, plausible), plausible)
     case "pattern":
       name = _one(rng, ("stripes", "dots"))
@@ -205,7 +199,7 @@ def edit(world: World, rng: np.random.Generator, kind: str, wordings: Sequence[s
         with_object(pattern=pattern, color2=color)
         for color in others(COLORS, obj.color)
         for pattern in PATTERNS
-        if pattern.endswith(name)
+        if pattern.endswith(name) and (pattern, color) != (obj.pattern, obj.color2)
       )
       return Edit(words.format(obj.shape, name), kind, False, _one(rng, plausible), plausible)
   raise ValueError(f"no kind of edit is called {kind}")
@@ -245,13 +239,9 @@ def _pattern(rng: np.random.Generator, color: str, chance: float) -> dict[str, s
 
 def _light(rng: np.random.Generator) -> tuple[float, float, float]:
   """From the front, left or right."""
-  azimuth = math.radians(40 + 30 * rng.random() ** 2) * rng.choice((-1, 1))
+  azimuth = math.radians(40 + 30 * rng.random() ** 2) * _one(rng, (-1, 1))
   across = math.cos(_SUN_ELEVATION)
-  return (
-    across * math.sin(azimuth),
-    -across * math.cos(azimuth),
-    math.sin(_SUN_ELEVATION),
-  )
+  return across * math.sin(azimuth), -across * math.cos(azimuth), math.sin(_SUN_ELEVATION)
 
 
 def _places(rng: np.random.Generator, count: int) -> list[dict[str, float]]:
