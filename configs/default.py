@@ -5,7 +5,7 @@
 Nothing is downloaded. Writes runs/scene_05-make-it-sunset in at most 4 minutes on 2 cores. The
 micro models know only the words of their small world, imx2mx_jax/micro/bundled/teacher/tokenizer:
 
-    python -m imx2mx_jax.main --config=configs/default.py --config.instruction="make it night"
+    python -m imx2mx_jax.main --config=configs/default.py --config.instruction="make it day"
 """
 
 import pathlib
@@ -29,7 +29,7 @@ def get_config():
 
   config.teacher.weights = str(MICRO / "bundled" / "teacher")
   config.teacher.size = 48
-  config.teacher.text_guidance = 4.0
+  config.teacher.text_guidance = 2.0
   config.teacher.image_guidance = 1.3
   config.teacher.steps = 20
 
