@@ -110,6 +110,22 @@ def load_scene(
   )
 
 
+def load_depth(scene: Scene, size: int) -> Float[np.ndarray, "N S S"] | None:
+  """The views' depth along the viewing axis, in the poses' units; None where a frame has none.
+
+  Each pixel has the nearest sample of its frame's `depth_file_path`, times the file's
+  `depth_unit_scale_factor` (0.001 where that is missing, as in nerfstudio); 0 is unknown. Frames
+  that an EXIF tag turns are not supported. Raises: SceneError.
+  """
+  transforms = read_transforms(scene.path)
+  files = [transforms.frames[index].get("depth_file_path") for index in scene.frames]
+  if not all(files):
+    return None
+  scale = float(transforms.top.get("depth_unit_scale_factor", 1e-3))
+  views = [_depth(transforms, index, size) for index in scene.frames]
+  return np.stack(views) * np.float32(scale)
+
+
 def view_of(scene: Scene, wanted: int | str) -> int:
   """Which of the scene's views is meant by a frame's position in the file, or by a picture's name.
 
@@ -248,6 +264,25 @@ def _quarters_from_file(
     f"{where} is a picture of {hw[1]} x {hw[0]} pixels, but the file has {stated}; "
     "use the pictures that the cameras were computed for, or scale w, h and the intrinsics"
   )
+
+
+def _depth(transforms: Transforms, index: int, size: int) -> np.ndarray:
+  """[S S] float32, in the file's own units."""
+  path = transforms.file.parent / transforms.frames[index]["depth_file_path"]
+  try:
+    with path.open("rb") as stream, Image.open(stream) as picture:
+      depth = np.asarray(picture, np.float32)
+  except (OSError, SyntaxError, ValueError) as e:
+    raise SceneError(
+      f"{transforms.where(index)}: the depth {path} cannot be read ({e}); save it again as a PNG "
+      "of 16 bits, or remove depth_file_path"
+    ) from None
+  crop = cameras.square_crop(depth.shape[:2], size)
+  rows, columns = (
+    ((np.arange(size) + 0.5 + start) * side / new).astype(int)
+    for start, side, new in zip(crop.top_left, crop.hw, crop.resize_hw, strict=True)
+  )
+  return depth[rows][:, columns]
 
 
 def _read_picture(transforms: Transforms, index: int) -> tuple[np.ndarray, int]:

@@ -20,6 +20,7 @@ MAY_IMPORT = {
   "models": {"models"},
   "config": set(),
   "micro": {"diffusion", "micro", "models", "pictures"},
+  "metrics": set(),
   "terminal": set(),
   "tokenizer": set(),
   "scene": {"cameras"},
