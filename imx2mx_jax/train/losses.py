@@ -133,7 +133,7 @@ def instruct_pix2pix(
   upper = settings.no_text + settings.nothing + settings.no_image
   no_image = (chance >= settings.no_text) & (chance < upper)
   ids = jnp.where(no_text[:, None], batch["no_text"], batch["ids"])
-  source = diffusion.rows(1 - no_image, source) * source
+  source = jnp.where(no_image[:, None, None, None], 0, source)
 
   sample = jnp.concatenate([z_t, source], axis=-1)
   eps_hat = unet(sample, t, networks["text_encoder"](ids))
