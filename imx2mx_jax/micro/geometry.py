@@ -103,9 +103,13 @@ def normals(solids: Solids, origin: Vector, direction: Vector) -> Vector:
 
 
 def rays(c2w: Float[np.ndarray, "V 4 4"], K: Float[np.ndarray, "3 3"], side: int) -> Vector:
-  """Directions [V side²] through a grid's cells, of length 1 along the viewing axis. NumPy only."""
-  cells = (np.arange(side) + 0.5) / side
-  u, v = np.meshgrid((cells - K[0, 2]) / K[0, 0], (cells - K[1, 2]) / K[1, 1])
+  """Directions [V side²], spread over each picture, of length 1 along the viewing axis. NumPy.
+
+  Each row is shifted by the golden ratio, so that an upright sliver hits as many as it is wide.
+  """
+  x, y = np.meshgrid(np.arange(side), np.arange(side))
+  x = (x + y * 0.618034 % 1) / side
+  u, v = (x - K[0, 2]) / K[0, 0], ((y + 0.5) / side - K[1, 2]) / K[1, 1]
   seen = np.stack([u.ravel(), v.ravel(), np.ones(side**2)])
   return tuple(np.moveaxis(c2w[:, :3, :3] @ seen, 1, 0))
 

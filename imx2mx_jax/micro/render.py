@@ -83,9 +83,10 @@ def render(
 
   For many worlds, jax.vmap it; `size` and `samples` are static.
   """
-  view = lambda pose: _view(world, pose.astype(jnp.float32), K, size, samples)
+  world = jax.tree.map(jnp.asarray, world)
+  view = lambda pose: _view(world, pose, K, size, samples)
   *lead, _, _ = c2w.shape
-  images, depth, ids = jax.vmap(view)(jnp.asarray(c2w).reshape(-1, 4, 4))
+  images, depth, ids = jax.vmap(view)(jnp.asarray(c2w, jnp.float32).reshape(-1, 4, 4))
   return tuple(x.reshape(*lead, *x.shape[1:]) for x in (images, depth, ids))
 
 
@@ -101,9 +102,8 @@ def _view(
   cast = lambda place: _cast(world, c2w, K, size, place)
   places = (np.arange(samples, dtype=np.float32) + 0.5) / samples
   grid = np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
-  rgb = jax.lax.map(
-    lambda place: cast(place)[0], jnp.asarray(grid)
-  )  # all at once is slower on CPUs
+  # One after the other: all at once is slower on CPUs.
+  rgb = jax.lax.map(lambda place: cast(place)[0], jnp.asarray(grid))
   _, depth, ids = cast(jnp.full(2, 0.5))
   rgb = rgb.mean(axis=0).reshape(3, size, size)
   return jnp.moveaxis(rgb, 0, -1) * 2 - 1, depth.reshape(size, size), ids.reshape(size, size)

@@ -38,8 +38,8 @@ _SIZES = {1: 0.9, 2: 0.72, 3: 0.6}  # by the number of objects
 _RADII = {2: (0.58, 0.7), 3: (0.64, 0.76)}  # of the ring they stand on
 _AT_THE_MIDDLE = 0.16  # how far from it one object alone stands, at most, along x and y
 
-_GRID = 16  # rays along a side of the picture by which an object is looked for
-_SEEN = 3  # of them at least hit every object in every view: 1.2 % of the picture
+_GRID = 18  # rays along a side of the picture by which an object is looked for
+_SEEN = 4  # of them at least hit every object in every view: 1.2 % of the picture
 
 WORDINGS = {
   "color": ("make the {} {}", "turn the {} {}", "paint the {} {}"),
