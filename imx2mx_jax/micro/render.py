@@ -1,7 +1,8 @@
 """Pictures, depth and ids of micro worlds: exact ray casting with hard shadows, as a JAX program.
 
 The light is Lambert's with an ambient part; nothing is textured but patterned objects and the
-checkers, which fade to their mean with distance. All numbers were read off the shared scenes.
+checkers, which fade to their mean with distance. The numbers, but the patterns', were read off the
+shared scenes.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ _HORIZON = 200.0  # metres along a ray, from where on the floor is sky
 _RAISED = 1e-3  # metres above a surface, from where the sun is looked for
 _FIELD = 1.5  # the checkers' side; one field's middle is the origin
 _FADE = (3.0, 5.5)  # metres from the origin between which checkers fade to their mean
-_STRIPE = 0.26  # a stripe's width, in units of the object's size
+_STRIPE = 0.26  # a level stripe's width, in units of the object's size
 _DOTS = (0.52, 0.19)  # distance between dots, and their radius
 
 Arrays = dict[str, Array]
@@ -165,13 +166,11 @@ def _floor(fields: Float[Array, "2 3"], at: geometry.Vector) -> Float[Array, "3 
 def _painted(world: Arrays, solids: geometry.Solids, at: geometry.Vector) -> Float[Array, "3 O R"]:
   """The colour that each object would have at a point, whether or not it is there."""
   x, y, z = solids.point(at)
-  stripe = lambda distance: jnp.floor(distance / _STRIPE) % 2 == 1
+  level = jnp.floor(z / _STRIPE + 0.5) % 2 == 1  # no edge lies on a cube's top
+  upright = x**4 + y**4 > 6 * x**2 * y**2  # the cosine of four times the angle about z
   apart, radius = _DOTS
   off = lambda distance: (distance / apart - jnp.round(distance / apart)) * apart
+  dots = off(x) ** 2 + off(y) ** 2 + off(z) ** 2 < radius**2
   pattern = world["pattern"][:, None]
-  second = jnp.select(
-    [pattern == 1, pattern == 2, pattern == 3],
-    [stripe(z), stripe((x + y) * 0.5**0.5), off(x) ** 2 + off(y) ** 2 + off(z) ** 2 < radius**2],
-    False,
-  )
+  second = jnp.select([pattern == 1, pattern == 2, pattern == 3], [level, upright, dots], False)
   return jnp.where(second, world["color2"].T[..., None], world["color"].T[..., None])
