@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from PIL import Image
 
 from imx2mx_jax import pictures
@@ -126,6 +126,7 @@ def description(scene: MicroScene) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
   """Writes the scenes; returns the exit code."""
+  logging.set_verbosity(logging.WARNING)  # or JAX tells which devices there are not
   try:
     if len(argv) != 2:
       named = " and ".join(argv[1:]) or "no folder"
