@@ -8,13 +8,14 @@ compiled step. Everything follows from the training's seed and the step, whateve
 import concurrent.futures
 import pathlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from imx2mx_jax.shapes import Array, Key
 from imx2mx_jax.train import folders, losses, worlds
 from imx2mx_jax.train.settings import TrainConfig
 
 
+@runtime_checkable
 class Source(Protocol):
   """Something to learn from."""
 

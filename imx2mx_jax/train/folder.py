@@ -40,8 +40,6 @@ class TrainFolder:
 
   def __enter__(self):
     _refuse_other(self.path, self._run)
-    with self._writing():
-      self.path.mkdir(parents=True, exist_ok=True)
     return self
 
   def __exit__(self, *_):

@@ -5,7 +5,7 @@ changes fields, as in imx2mx_jax.config; the groups `loss` and `shape` depend on
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -281,7 +281,7 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> TrainConfig:
   return TrainConfig(**{**config, **settled})
 
 
-def _filled(like: Any, values: Mapping[str, Any]) -> Any:
+def _filled(like: Any, values: ConfigDict) -> Any:
   """A dataclass of the same class as `like`, from its tree."""
   fields = {name: getattr(like, name) for name in values}
   nested: Callable[[str], bool] = lambda name: dataclasses.is_dataclass(fields[name])
