@@ -10,8 +10,8 @@ from imx2mx_jax.train import settings
 
 def get_config():
   config = settings.default("vae")
-  config.steps = 12000
-  config.batch = 16
+  config.steps = 10000
+  config.batch = 8
   config.optim.lr = 1e-3
   config.licence = "Apache-2.0"
   config.notice = "The micro models of imx2mx_jax, trained from scratch on procedural scenes."

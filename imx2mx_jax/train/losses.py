@@ -39,31 +39,35 @@ def autoencoder(
   quarter the latents are resized to the small size's, bilinearly, as the method does, and decoded.
   """
   vae, images = networks["vae"].module, batch["image"]
-  for_whole, for_small, for_resized = jax.random.split(key, 3)
+  for_sample, for_noise, for_small, for_small_noise = jax.random.split(key, 4)
   rows = max(1, len(images) // 4)
-
-  whole, decoded, kl = _reconstruct(vae, images, for_whole, settings)
   small = resize_images(images[: 2 * rows], settings.small)
-  small_error, _, small_kl = _reconstruct(vae, small[:rows], for_small, settings)
-  mean, _ = vae.encode(images[rows : 2 * rows])
-  cells = settings.small * mean.shape[1] // images.shape[1]
-  mean = resize_latents(mean, cells)
-  resized = vae.decode(mean + _shaky(for_resized, mean, settings.noise))
-  resized_error = _error(resized, small[rows : 2 * rows], settings.absolute)
 
-  errors = jnp.concatenate([whole, small_error, resized_error])
-  kl = jnp.concatenate([kl, small_kl]).mean()
-  figures = {"psnr": _psnr(decoded, images), "kl": kl}
-  return errors.mean() + settings.kl * kl, figures
-
-
-def _reconstruct(vae: Any, images: Array, key: Key[Array, ""], settings: AutoencoderLoss):
-  for_sample, for_noise = jax.random.split(key)
   mean, logvar = vae.encode(images)
-  latents = mean + jnp.exp(logvar / 2) * jax.random.normal(for_sample, mean.shape)
-  decoded = vae.decode(latents + _shaky(for_noise, mean, settings.noise))
-  kl = (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar) / 2
-  return _error(decoded, images, settings.absolute), decoded, _row_means(kl)
+  small_mean, small_logvar = vae.encode(small[:rows])
+  latents = _posterior(for_sample, mean, logvar)
+  small_latents = _posterior(for_small, small_mean, small_logvar)
+  resized = resize_latents(mean[rows : 2 * rows], small_mean.shape[1])
+  small_latents = jnp.concatenate([small_latents, resized])
+
+  decoded = vae.decode(latents + _shaky(for_noise, latents, settings.noise))
+  shaky = _shaky(for_small_noise, small_latents, settings.noise)
+  small_decoded = vae.decode(small_latents + shaky)
+  errors = [_error(decoded, images, settings.absolute)]
+  errors += [_error(small_decoded, small, settings.absolute)]
+  kl = jnp.concatenate([_divergence(mean, logvar), _divergence(small_mean, small_logvar)]).mean()
+  figures = {"psnr": _psnr(decoded, images), "kl": kl}
+  return jnp.concatenate(errors).mean() + settings.kl * kl, figures
+
+
+def _posterior(key: Key[Array, ""], mean: Array, logvar: Array) -> Array:
+  """A sample of the latents."""
+  return mean + jnp.exp(logvar / 2) * jax.random.normal(key, mean.shape)
+
+
+def _divergence(mean: Array, logvar: Array) -> Float[Array, " B"]:
+  """From the normal distribution, of each row."""
+  return _row_means(jnp.square(mean) + jnp.exp(logvar) - 1 - logvar) / 2
 
 
 def _shaky(key: Key[Array, ""], latents: Array, most: float) -> Array:
@@ -120,8 +124,7 @@ def instruct_pix2pix(
   for_sample, for_t, for_noise, for_drop = jax.random.split(key, 4)
   source, _ = vae.encode(batch["source"])
   mean, logvar = vae.encode(batch["edited"])
-  z0 = mean + jnp.exp(logvar / 2) * jax.random.normal(for_sample, mean.shape)
-  z0 = jax.lax.stop_gradient(z0 * vae.shape.scaling_factor)
+  z0 = _posterior(for_sample, mean, logvar) * vae.shape.scaling_factor
 
   t = timesteps(for_t, len(z0), settings.bound, settings.below)
   alpha, sigma = SCHEDULE.alpha_sigma(t)
