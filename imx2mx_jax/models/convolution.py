@@ -1,9 +1,13 @@
 """Convolution behind one function.
 
-XLA's own convolutions are the best there are on GPUs and TPUs. On CPUs their gradients are slow,
-and ten times slower again inside a loop, so there a convolution is a matrix product of patches
-(benchmarks/RESULTS.md has the figures).
+XLA's own convolutions are the best there are, but for two cases on CPUs: their gradients are slow,
+and ten times slower again inside a loop; and pictures of a few cells take many times longer than a
+product of patches (benchmarks/RESULTS.md has the figures). So on CPUs the gradient with respect to
+the input is a convolution like the others, that with respect to the kernel is a product for each of
+its taps, and small pictures are taken apart into patches.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +16,8 @@ from imx2mx_jax.shapes import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-MOST_PATCH_ELEMENTS = 2**27
-"""Above half a gigabyte of patches the CPU's own convolution is used after all."""
+SMALL = 36
+"""Cells of a picture, below which CPUs take it apart into patches."""
 
 
 @jax.named_scope("convolution")
@@ -21,33 +25,67 @@ def convolution(
   x: Float[Array, "B h w C"], kernel: Float[Array, "i j C D"], stride: int, padding: Padding
 ) -> Float[Array, "B h2 w2 D"]:
   """Convolves x with the kernel; no bias. float32 means float32 on accelerators too."""
-  height, width, c_in, _ = kernel.shape
-  precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-  if height == width == 1:
-    return jnp.matmul(x, kernel[0, 0], precision=precision)
+  if kernel.shape[:2] == (1, 1):
+    return _matmul(x, kernel[0, 0])
+  cells = x.shape[1] * x.shape[2] // stride**2
+  return jax.lax.platform_dependent(
+    x,
+    kernel,
+    cpu=lambda x, kernel: (_patches if cells < SMALL else _on_cpu)(x, kernel, stride, padding),
+    default=lambda x, kernel: _xla(x, kernel, stride, padding),
+  )
 
-  def xla(x, kernel):
-    layout = ("NHWC", "HWIO", "NHWC")
-    strides = (stride, stride)
-    return jax.lax.conv_general_dilated(
-      x, kernel, strides, padding, dimension_numbers=layout, precision=precision
+
+def _xla(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    padding,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    precision=_precision(x),
+  )
+
+
+def _patches(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+  columns = jnp.concatenate(_taps(x, kernel.shape[:2], stride, padding), axis=-1)
+  return _matmul(columns, kernel.reshape(-1, kernel.shape[-1]))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _on_cpu(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+  return _xla(x, kernel, stride, padding)
+
+
+def _forward(
+  x: Array, kernel: Array, stride: int, padding: Padding
+) -> tuple[Array, tuple[Array, Array]]:
+  return _xla(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(
+  stride: int, padding: Padding, inputs: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+  x, kernel = inputs
+  rows = lambda y: y.reshape(-1, y.shape[-1])
+  taps = _taps(x, kernel.shape[:2], stride, padding)
+  of_kernel = jnp.stack([_matmul(rows(tap).T, rows(gradient)) for tap in taps])
+  if stride == 1:
+    opposite = tuple(
+      (size - 1 - low, size - 1 - high)
+      for size, (low, high) in zip(kernel.shape[:2], padding, strict=True)
     )
-
-  def patches(x, kernel):
-    columns = _patches(x, (height, width), stride, padding)
-    return jnp.matmul(columns, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
-
-  cells = x.size // c_in // stride**2
-  if cells * kernel[..., 0].size > MOST_PATCH_ELEMENTS:
-    return xla(x, kernel)
-  # The patches take nine times the memory of x: the gradient makes them again.
-  return jax.lax.platform_dependent(x, kernel, cpu=jax.checkpoint(patches), default=xla)
+    of_x = _xla(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, opposite)
+  else:
+    of_x = jax.vjp(lambda x: _patches(x, kernel, stride, padding), x)[1](gradient)[0]
+  return of_x, of_kernel.reshape(kernel.shape)
 
 
-def _patches(
-  x: Float[Array, "B h w C"], size: tuple[int, int], stride: int, padding: Padding
-) -> Float[Array, "B h2 w2 P"]:
-  """The patch under the kernel at every place, in the order of the kernel's elements."""
+_on_cpu.defvjp(_forward, _backward)
+
+
+def _taps(x: Array, size: tuple[int, int], stride: int, padding: Padding) -> list[Array]:
+  """What each of the kernel's elements meets: arrays [B h2 w2 C], in the elements' order."""
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   rows, columns = (
     (side - extent) // stride + 1 for side, extent in zip(x.shape[1:3], size, strict=True)
@@ -57,4 +95,12 @@ def _patches(
     for i in range(size[0])
     for j in range(size[1])
   ]
-  return jnp.concatenate([tap[:, :rows, :columns] for tap in taps], axis=-1)
+  return [tap[:, :rows, :columns] for tap in taps]
+
+
+def _matmul(x: Array, y: Array) -> Array:
+  return jnp.matmul(x, y, precision=_precision(x))
+
+
+def _precision(x: Array) -> jax.lax.Precision | None:
+  return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
