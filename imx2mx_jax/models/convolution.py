@@ -1,10 +1,10 @@
 """Convolution behind one function.
 
-XLA's own convolutions are the best there are, but for two cases on CPUs: their gradients are slow,
-and ten times slower again inside a loop; and pictures of a few cells take many times longer than a
-product of patches (benchmarks/RESULTS.md has the figures). So on CPUs the gradient with respect to
-the input is a convolution like the others, that with respect to the kernel is a product for each of
-its taps, and small pictures are taken apart into patches.
+XLA's own convolutions are the best there are, but for two cases on CPUs: with the axes in another
+order, as in their own gradients, they take a hundred times longer inside a loop; and pictures of a
+few cells take many times longer than a product of patches (benchmarks/RESULTS.md has the figures).
+So on CPUs the gradients are convolutions of transposed arrays, with the axes in the usual order, and
+small pictures are taken apart into patches.
 """
 
 import functools
@@ -67,18 +67,15 @@ def _backward(
   stride: int, padding: Padding, inputs: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
   x, kernel = inputs
-  rows = lambda y: y.reshape(-1, y.shape[-1])
-  taps = _taps(x, kernel.shape[:2], stride, padding)
-  of_kernel = jnp.stack([_matmul(rows(tap).T, rows(gradient)) for tap in taps])
-  if stride == 1:
-    opposite = tuple(
-      (size - 1 - low, size - 1 - high)
-      for size, (low, high) in zip(kernel.shape[:2], padding, strict=True)
-    )
-    of_x = _xla(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, opposite)
-  else:
-    of_x = jax.vjp(lambda x: _patches(x, kernel, stride, padding), x)[1](gradient)[0]
-  return of_x, of_kernel.reshape(kernel.shape)
+  if stride > 1:
+    return jax.vjp(lambda x, kernel: _patches(x, kernel, stride, padding), x, kernel)[1](gradient)
+  opposite = tuple(
+    (size - 1 - low, size - 1 - high)
+    for size, (low, high) in zip(kernel.shape[:2], padding, strict=True)
+  )
+  of_x = _xla(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, opposite)
+  of_kernel = _xla(x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), 1, padding)
+  return of_x, of_kernel.transpose(1, 2, 0, 3)
 
 
 _on_cpu.defvjp(_forward, _backward)
