@@ -27,6 +27,7 @@ setup(
     "jaxtyping>=0.3.3",
     "ml_collections>=1.0",
     "numpy>=2.0",
+    "opencv-python-headless>=4.10",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pillow>=11.0",

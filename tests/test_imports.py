@@ -12,7 +12,16 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 
 # Each row: a module of imx2mx_jax (or a folder of them), and which others it may import. `shapes`
 # and `errors` are everybody's, but leaves take `shapes` alone.
-LEAVES = {"cameras", "checkpoint", "diffusion", "optim", "pictures", "sharding", "sheets"}
+LEAVES = {
+  "cameras",
+  "checkpoint",
+  "diffusion",
+  "matches",
+  "optim",
+  "pictures",
+  "sharding",
+  "sheets",
+}
 MAY_IMPORT = {
   "shapes": set(),
   "errors": set(),
@@ -20,7 +29,7 @@ MAY_IMPORT = {
   "models": {"models"},
   "config": set(),
   "micro": {"diffusion", "micro", "models", "pictures"},
-  "metrics": set(),
+  "metrics": {"matches"},
   "terminal": set(),
   "tokenizer": set(),
   "scene": {"cameras"},
