@@ -14,7 +14,7 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from convert_weights import reader, sources, verify, writer
+from convert_weights import disk, reader, sources, verify, writer
 from imx2mx_jax.errors import ConfigError, UserError
 from imx2mx_jax.weights import FORMATS, KINDS
 
@@ -26,7 +26,7 @@ _FORCE = flags.DEFINE_bool("force", False, "Replace a folder that is converted a
 _VERIFY = flags.DEFINE_bool("verify", False, "Compare --dst with --src, bit for bit, and stop.")
 _EXPLAIN = flags.DEFINE_bool("explain", False, "Print the map without converting; needs no --src.")
 _DTYPE = flags.DEFINE_enum(
-  "dtype", "float32", [*writer.STORED, writer.AS_SOURCE], "How numbers are stored."
+  "dtype", "float32", [*disk.STORED, disk.AS_SOURCE], "How numbers are stored."
 )
 _FORMAT = flags.DEFINE_enum("format", "orbax", FORMATS, "How arrays are stored.")
 _LICENCE = flags.DEFINE_string("licence", "", "The licence, for weights of your own.")
