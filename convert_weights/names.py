@@ -23,26 +23,23 @@ class ConversionError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-  """A change of layout and its inverse; both are views: shapes can be computed without memory."""
+  """A change of layout and its inverse; both are views: shapes can be computed without memory.
+
+  third: of a released tensor that holds queries, keys and values one after another along its first
+  axis, the one that `released` gives; None: it gives the whole.
+  """
 
   ours: Callable[[np.ndarray], np.ndarray]
   released: Callable[[np.ndarray], np.ndarray]
+  third: int | None = None
 
 
-def _third(index: int) -> Callable[[np.ndarray], np.ndarray]:
-  return lambda x: np.split(x, 3, axis=0)[index]
+def _split_linear(third: int) -> Transform:
+  return Transform(lambda x: np.split(x, 3, axis=0)[third].T, lambda x: x.T, third)
 
 
-def _threefold(x: np.ndarray) -> np.ndarray:
-  return np.broadcast_to(np.zeros((), x.dtype), (3 * x.shape[0], *x.shape[1:]))
-
-
-def _split_linear(index: int) -> Transform:
-  return Transform(lambda x: _third(index)(x).T, lambda x: _threefold(x.T))
-
-
-def _split_bias(index: int) -> Transform:
-  return Transform(_third(index), _threefold)
+def _split_bias(third: int) -> Transform:
+  return Transform(lambda x: np.split(x, 3, axis=0)[third], lambda x: x, third)
 
 
 TRANSFORMS = {
@@ -106,6 +103,15 @@ class Assignment:
     """The parameter, from its released tensor."""
     return TRANSFORMS[self.transform].ours(tensor)
 
+  def back(self, parameter: np.ndarray) -> np.ndarray:
+    """The released tensor, or the third of it that the parameter fills."""
+    return TRANSFORMS[self.transform].released(parameter)
+
+  @property
+  def third(self) -> int:
+    """How many parameters of its size precede it in its released tensor."""
+    return TRANSFORMS[self.transform].third or 0
+
 
 def assign(path: str, shape: Shape, table: Table) -> Assignment:
   """The released tensor of one of our parameters. Raises where not exactly one row matches."""
@@ -114,8 +120,10 @@ def assign(path: str, shape: Shape, table: Table) -> Assignment:
     rows = ", ".join(rule.path for rule, _ in matches) or "none"
     raise ConversionError(f"{path} must match one row of its table; it matches: {rows}")
   rule, found = matches[0]
-  weightless = np.broadcast_to(np.zeros((), np.int8), shape)
-  released_shape = TRANSFORMS[rule.transform].released(weightless).shape
+  transform = TRANSFORMS[rule.transform]
+  released_shape = transform.released(np.broadcast_to(np.zeros((), np.int8), shape)).shape
+  if transform.third is not None:
+    released_shape = (3 * released_shape[0], *released_shape[1:])
   released = found.expand(rule.released).replace("/", ".")
   return Assignment(path, shape, released, released_shape, rule.transform)
 
