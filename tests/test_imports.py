@@ -37,6 +37,7 @@ MAY_IMPORT = {
   "teachers": {"diffusion", "models"},
   "students": {"cameras", "diffusion", "models"},
   "distill": {"diffusion", "optim", "students", "teachers"},
+  "sampler": {"diffusion", "models", "students", "teachers"},
   "edit": {
     "cameras",
     "config",
