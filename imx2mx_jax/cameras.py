@@ -10,10 +10,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import cv2
+
 from imx2mx_jax.shapes import Float, np
 
 DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 """Lens distortion coefficients, as OpenCV names them."""
+
+_HALF = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # OpenCV's pixels have centres at integers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,38 @@ def lens_displacement(
   dx = x * (radial - 1) + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
   dy = y * (radial - 1) + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
   return float(np.hypot(K[0, 0] * dx, K[1, 1] * dy).max())
+
+
+def undistort(
+  image: Float[np.ndarray, "H W 3"], K: Float[np.ndarray, "3 3"], coefficients: Mapping[str, float]
+) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "3 3"]]:
+  """The picture that a pinhole would have taken, of the same size, and its intrinsics in pixels.
+
+  It shows as much as leaves no empty border. coefficients: as of `lens_displacement`.
+  """
+  size, lens = image.shape[1::-1], opencv_lens(coefficients)
+  given = K - _HALF
+  straight, _ = cv2.getOptimalNewCameraMatrix(given, lens, size, 0, size)
+  maps = cv2.initUndistortRectifyMap(given, lens, None, straight, size, cv2.CV_32FC1)
+  image = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+  return image, straight + _HALF
+
+
+def undistort_points(
+  points: Float[np.ndarray, "M 2"], K: Float[np.ndarray, "3 3"], coefficients: Mapping[str, float]
+) -> Float[np.ndarray, "M 2"]:
+  """Where a pinhole with the same intrinsics, in pixels, would have seen a picture's points."""
+  if not any(coefficients.values()):
+    return points
+  given = K - _HALF
+  moved = cv2.undistortPoints(points[:, None] - 0.5, given, opencv_lens(coefficients), P=given)
+  return moved[:, 0] + 0.5
+
+
+def opencv_lens(coefficients: Mapping[str, float]) -> Float[np.ndarray, " 8"]:
+  """The coefficients in OpenCV's order; those that are missing are zero."""
+  order = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
+  return np.array([coefficients.get(name, 0.0) for name in order], np.float64)
 
 
 def divided_again(K: Float[np.ndarray, "T 3 3"], size: int) -> Float[np.ndarray, "T 3 3"]:

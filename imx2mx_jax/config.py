@@ -32,6 +32,7 @@ class SceneConfig:
   path: str = ""  # folder with transforms.json and the photographs
   frames: tuple[int | str, ...] = ()  # views to edit: "3,0,2" (from 0) or "a.jpg,b.jpg"; "": all
   reference: int | str = ""  # the view that the teacher edits first, likewise; "": from the seed
+  undistort: bool = True  # honour the lens distortion in the file: the pictures are straightened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +258,7 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
     path=config.scene.path,
     frames=tuple(_frame(name) for name in config.scene.frames.split(",") if name.strip()),
     reference=_frame(config.scene.reference),
+    undistort=config.scene.undistort,
   )
   settled = {
     "instruction": instruction,

@@ -21,6 +21,9 @@ from imx2mx_jax.shapes import Float, np
 
 FEWEST_VIEWS, MOST_VIEWS = 2, 20
 
+OPENGL_TO_OPENCV = np.array([1.0, -1.0, -1.0, 1.0])
+"""Times the columns of a camera-to-world matrix: y and z the other way round."""
+
 _FOCAL = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
 _NOT_PINHOLE = ("FISHEYE", "EQUIRECTANGULAR", "ORTHO")
 _EXIF_ORIENTATION = 0x0112
@@ -71,7 +74,12 @@ class Transforms:
 
 
 def load_scene(
-  path: epath.PathLike, frames: Sequence[int | str] = (), *, size: int, authors: bool = False
+  path: epath.PathLike,
+  frames: Sequence[int | str] = (),
+  *,
+  size: int,
+  undistort: bool = True,
+  authors: bool = False,
 ) -> Scene:
   """Reads the chosen frames of a scene: 2 to 20 pictures, resized and cropped to `size` pixels.
 
@@ -83,8 +91,11 @@ def load_scene(
   the upright picture, unless the file's w and h are those of the stored one: then the camera is
   turned along.
 
+  undistort: pictures are freed of the lens distortion that the file has for them, and their cameras
+  become those of the straight pictures; otherwise a warning says how large it is.
+
   authors: the frames are sorted (quirk 13), sizes may differ from the file's and poses may
-  coincide; intrinsics and resize as in quirks 15, 16 and 18.
+  coincide; intrinsics and resize as in quirks 15, 16 and 18; distortion is ignored.
 
   Raises: SceneError.
   """
@@ -92,17 +103,18 @@ def load_scene(
   chosen = _choose(transforms, frames)
   chosen = sorted(chosen) if authors else chosen
   file_paths = tuple(_file_path(transforms, index) for index in chosen)
-  c2w = [camera_to_world(transforms, index) for index in chosen]
   if not authors:
+    c2w = [camera_to_world(transforms, index) for index in chosen]
     _refuse_identical_poses(transforms, chosen, c2w)
-  views = [
-    _view(transforms, index, pose, size, authors) for index, pose in zip(chosen, c2w, strict=True)
-  ]
-  _warn_of_distortion(transforms, max(views, key=lambda view: view.displacement))
+  views = [read_view(transforms, index, authors=authors) for index in chosen]
+  if undistort and not authors:
+    views = [straightened(view) for view in views]
+  _warn_of_distortion(transforms, chosen, views)
+  images, c2w, K = zip(*(_square(view, size, authors) for view in views), strict=True)
   return Scene(
-    np.stack([view.image for view in views]),
-    np.stack([view.c2w for view in views]),
-    np.stack([view.K for view in views]),
+    np.stack(images),
+    np.stack(c2w),
+    np.stack(K),
     _names(chosen, file_paths),
     tuple(chosen),
     file_paths,
@@ -171,19 +183,28 @@ def read_transforms(path: epath.PathLike) -> Transforms:
 
 def camera_to_world(transforms: Transforms, index: int) -> Float[np.ndarray, "4 4"]:
   """A frame's pose, applied_transform undone, in OpenCV axes, float64. Raises: SceneError."""
+  pose = np.linalg.inv(applied_transform(transforms)) @ stated_pose(transforms, index)
+  _refuse_non_rigid(pose, transforms.where(index))
+  return pose * OPENGL_TO_OPENCV
+
+
+def stated_pose(transforms: Transforms, index: int) -> Float[np.ndarray, "4 4"]:
+  """A frame's transform_matrix as it stands there, float64. Raises: SceneError."""
   where, frame = transforms.where(index), transforms.frames[index]
   if "transform_matrix" not in frame:
     raise SceneError(f"{where} has no transform_matrix; add its camera's pose or leave it out")
-  pose = _matrix(frame["transform_matrix"], [(4, 4)], f"{where}: transform_matrix")
-  if "applied_transform" in transforms.top:
-    what = f"{transforms.file}: applied_transform"
-    applied = _matrix(transforms.top["applied_transform"], [(3, 4), (4, 4)], what)
-    applied = np.concatenate([applied[:3], [[0.0, 0.0, 0.0, 1.0]]])
-    if np.linalg.matrix_rank(applied[:3, :3]) < 3:
-      raise SceneError(f"{what} is singular, so that it cannot be undone; mend or remove it")
-    pose = np.linalg.inv(applied) @ pose
-  _refuse_non_rigid(pose, where)
-  return pose * np.array([1.0, -1.0, -1.0, 1.0])
+  return _matrix(frame["transform_matrix"], [(4, 4)], f"{where}: transform_matrix")
+
+
+def applied_transform(transforms: Transforms) -> Float[np.ndarray, "4 4"]:
+  """What nerfstudio says that it did to the poses; nothing where it says nothing. Invertible."""
+  if "applied_transform" not in transforms.top:
+    return np.eye(4)
+  what = f"{transforms.file}: applied_transform"
+  applied = _matrix(transforms.top["applied_transform"], [(3, 4), (4, 4)], what)
+  if np.linalg.matrix_rank(applied[:3, :3]) < 3:
+    raise SceneError(f"{what} is singular, so that it cannot be undone; mend or remove it")
+  return np.concatenate([applied[:3], [[0.0, 0.0, 0.0, 1.0]]])
 
 
 def intrinsics(
@@ -215,16 +236,41 @@ def intrinsics(
 
 
 @dataclasses.dataclass(frozen=True)
-class _View:
-  image: np.ndarray
-  c2w: np.ndarray
-  K: np.ndarray
-  index: int
-  hw: tuple[int, int]
-  displacement: float
+class View:
+  """A frame's whole picture, as the camera of the file saw it, and that camera.
+
+  image: in [-1, 1]. c2w: OpenCV axes. K: in pixels. lens: distortion that the picture has, by
+  OpenCV's names. quarters: of np.rot90 that bring the picture upright.
+  """
+
+  image: Float[np.ndarray, "H W 3"]
+  c2w: Float[np.ndarray, "4 4"]
+  K: Float[np.ndarray, "3 3"]
+  lens: Mapping[str, float]
+  quarters: int
 
 
-def _view(transforms: Transforms, index: int, c2w: np.ndarray, size: int, authors: bool) -> _View:
+def read_view(transforms: Transforms, index: int, *, authors: bool = False) -> View:
+  """Reads a frame's picture and its camera. authors: as of `load_scene`. Raises: SceneError."""
+  pixels, orientation = read_picture(transforms, index)
+  hw = pixels.shape[:2]
+  quarters = 0 if authors else _quarters_from_file(transforms, index, hw, orientation)
+  pixels = np.rot90(pixels, -quarters)
+  K = intrinsics(transforms, index, pixels.shape[:2], authors=authors)
+  K = cameras.pixel_intrinsics(K, pixels.shape[:2], authors=authors)
+  return View(pixels, camera_to_world(transforms, index), K, lens(transforms, index), quarters)
+
+
+def straightened(view: View) -> View:
+  """The view without lens distortion, as large a part of it as has no empty border."""
+  if not any(view.lens.values()):
+    return view
+  image, K = cameras.undistort(view.image, view.K, view.lens)
+  return dataclasses.replace(view, image=image, K=K, lens={})
+
+
+def lens(transforms: Transforms, index: int) -> dict[str, float]:
+  """A frame's distortion, by OpenCV's names. Raises: SceneError if no pinhole is behind it."""
   where = transforms.where(index)
   model = str(transforms.holder(index, ("camera_model",)).get("camera_model", ""))
   if any(name in model.upper() for name in _NOT_PINHOLE):
@@ -232,19 +278,16 @@ def _view(transforms: Transforms, index: int, c2w: np.ndarray, size: int, author
       f"{where} has the camera model {model}, which no pinhole camera stands for; "
       "undistort the pictures first (for example with COLMAP's image_undistorter)"
     )
-  pixels, orientation = _read_picture(transforms, index)
-  quarters = 0 if authors else _quarters_from_file(transforms, index, pixels.shape[:2], orientation)
-  pixels = np.rot90(pixels, -quarters)  # as the file's camera saw it
-  hw = pixels.shape[:2]
-  K = intrinsics(transforms, index, hw, authors=authors)
-  K = cameras.pixel_intrinsics(K, hw, authors=authors)
-  lens = transforms.holder(index, cameras.DISTORTION)
-  lens = {key: _number(lens, key, where) for key in cameras.DISTORTION if key in lens}
-  displacement = cameras.lens_displacement(K, hw, lens)
-  image, crop = cameras.resize_and_crop(pixels, size, authors=authors)
-  c2w, K = cameras.turn(c2w, cameras.crop_intrinsics(K, crop), quarters)
-  image = np.rot90(np.clip(image, -1, 1), quarters)  # clipped: averages of white come out above 1
-  return _View(image, c2w, K, index, hw, displacement)
+  holder = transforms.holder(index, cameras.DISTORTION)
+  return {key: _number(holder, key, where) for key in cameras.DISTORTION if key in holder}
+
+
+def _square(view: View, size: int, authors: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """The upright picture's square, the camera of that, and its intrinsics."""
+  image, crop = cameras.resize_and_crop(view.image, size, authors=authors)
+  c2w, K = cameras.turn(view.c2w, cameras.crop_intrinsics(view.K, crop), view.quarters)
+  image = np.rot90(np.clip(image, -1, 1), view.quarters)  # averages of white come out above 1
+  return image, c2w, K
 
 
 def _quarters_from_file(
@@ -285,8 +328,8 @@ def _depth(transforms: Transforms, index: int, size: int) -> np.ndarray:
   return depth[rows][:, columns]
 
 
-def _read_picture(transforms: Transforms, index: int) -> tuple[np.ndarray, int]:
-  """[H W 3] float32 in [-1, 1], upright, and the EXIF orientation."""
+def read_picture(transforms: Transforms, index: int) -> tuple[Float[np.ndarray, "H W 3"], int]:
+  """A frame's picture in [-1, 1], upright, and its EXIF orientation. Raises: SceneError."""
   where = transforms.where(index)
   path = transforms.file.parent / transforms.frames[index]["file_path"]
   path = path if path.suffix else path.with_suffix(".png")  # as in NeRF's synthetic scenes
@@ -429,16 +472,21 @@ def _refuse_identical_poses(
       )
 
 
-def _warn_of_distortion(transforms: Transforms, worst: _View):
-  if not worst.displacement:
+def _warn_of_distortion(transforms: Transforms, chosen: Sequence[int], views: Sequence[View]):
+  displacements = [
+    cameras.lens_displacement(view.K, view.image.shape[:2], view.lens) for view in views
+  ]
+  worst = int(np.argmax(displacements))
+  if not displacements[worst]:
     return
+  height, width = views[worst].image.shape[:2]
   logging.warning(
     "%s: the lens distortion in the file is not honoured; it moves points at the picture's border "
-    "by up to %.1f pixels of %d x %d; undistort the pictures first where that matters.",
-    transforms.where(worst.index),
-    worst.displacement,
-    worst.hw[1],
-    worst.hw[0],
+    "by up to %.1f pixels of %d x %d; undistort the pictures where that matters.",
+    transforms.where(chosen[worst]),
+    displacements[worst],
+    width,
+    height,
   )
 
 

@@ -66,8 +66,8 @@ def preview(run: RunConfig) -> epath.Path:
 
 
 def _load(run: RunConfig) -> tuple[Scene, edit.Models]:
-  authors = run.compat == "authors"
-  scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size, authors=authors)
+  options = {"undistort": run.scene.undistort, "authors": run.compat == "authors"}
+  scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size, **options)
   reference, device = scene.names[edit.reference_view(run, scene)], jax.devices()[0].device_kind
   views = f"{len(scene.names)} views of {run.scene.path}, reference {reference}"
   print(f"{views}, on {device}", flush=True)

@@ -301,21 +301,47 @@ class TestIntrinsics:
 
 
 class TestLensDistortion:
-  def warnings(self, folder, caplog) -> list[str]:
+  def warnings(self, folder, caplog, **options) -> list[str]:
     with caplog.at_level(logging.WARNING, logger="absl"):
-      folder.load()
+      folder.load(**options)
     return [record.getMessage() for record in caplog.records]
 
-  def test_it_gets_one_warning_that_says_how_large_it_is(self, folder, caplog):
+  def test_where_it_is_ignored_a_warning_says_how_large_it_is(self, folder, caplog):
     folder.top |= {"fl_x": 40.0, "fl_y": 40.0, "cx": 20.0, "cy": 15.0, "k1": 0.1}
     folder.frames[2] |= {"k1": 0.2}
-    [message] = self.warnings(folder, caplog)
     wanted = 40 * 0.2 * math.hypot(0.5, 0.375) ** 3
-    says(message, folder.file, "frame 2", f"up to {wanted:.1f} pixels of 40 x 30", "undistort")
+    for option in ({"undistort": False}, {"authors": True}):
+      [message] = self.warnings(folder, caplog, **option)
+      says(message, folder.file, "frame 2", f"up to {wanted:.1f} pixels of 40 x 30", "undistort")
+      caplog.clear()
+    assert not self.warnings(folder, caplog)
 
   def test_none_is_mentioned_where_there_is_none(self, folder, caplog):
     folder.top |= {"k1": 0.0, "k2": 0, "p1": 0.0}
-    assert not self.warnings(folder, caplog)
+    assert not self.warnings(folder, caplog, undistort=False)
+
+  def test_a_picture_of_directions_shows_the_directions_of_the_new_camera(self, folder):
+    """Each pixel's colour is the direction that a lens with this distortion saw there."""
+    size, focal, lens = 64, 60.0, {"k1": -0.2, "p1": 0.01}
+    K = np.array([[focal, 0, 32], [0, focal, 32], [0, 0, 1]])
+    folder.top = {"fl_x": focal, "w": size, "h": size, **lens}
+    pixels = cameras.pixel_centres((size, size)).reshape(-1, 2) * size
+    seen = (cameras.undistort_points(pixels, K, lens) - 32) / focal
+    colours = np.pad((seen + 1) * 127.5, ((0, 0), (0, 1))).reshape(size, size, 3)
+    for index in (0, 1):
+      folder.save(index, Image.fromarray(np.rint(colours).astype(np.uint8)))
+    errors = {}
+    for undistort in (True, False):
+      scene = folder.load(0, 1, size=size, undistort=undistort)
+      rays = cameras.pixel_centres((size, size)) - scene.K[0, :2, 2]
+      rays /= scene.K[0, [0, 1], [0, 1]]
+      errors[undistort] = np.abs(scene.images[0, ..., :2] - rays).max()
+    assert errors[True] < 0.01
+    assert errors[False] > 0.05
+
+  def test_coefficients_stay_with_their_names(self):
+    every = dict(zip(cameras.DISTORTION, (1, 2, 3, 4, 5, 6, 7, 8), strict=True))
+    np.testing.assert_array_equal(cameras.opencv_lens(every), [1, 2, 7, 8, 3, 4, 5, 6])
 
 
 class TestComplaintsAboutTheFile:
