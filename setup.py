@@ -33,13 +33,14 @@ setup(
     "pillow>=11.0",
     "rich>=13.9",
     "safetensors>=0.6",
+    "scipy>=1.14",
     "tensorboard>=2.20",
     "transformers>=5.0",
   ],
   extras_require={
     "cuda": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
-    "test": ["beartype>=0.22", "pytest>=9.0", "pytest-xdist>=3.6", "ruff>=0.17", "scipy>=1.14"],
+    "test": ["beartype>=0.22", "pytest>=9.0", "pytest-xdist>=3.6", "ruff>=0.17"],
     # The versions that fit torch's CPU build; plain `torch` would bring gigabytes of CUDA.
     "parity": [
       "kornia==0.9.0",

@@ -18,6 +18,7 @@ LEAVES = {
   "diffusion",
   "matches",
   "optim",
+  "paths",
   "pictures",
   "sharding",
   "sheets",
