@@ -7,6 +7,7 @@ runs once at start-up, in float64 numpy; results are float32. Source: golden/REA
 """
 
 import dataclasses
+import fractions
 import math
 from collections.abc import Mapping
 
@@ -22,12 +23,12 @@ _HALF = np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # OpenCV's pixels have 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-  """How a picture became a square: size before, size after the resize, the square cut out."""
+  """How a picture was framed: size before, size after the resize, the rectangle cut out."""
 
   hw: tuple[int, int]
   resize_hw: tuple[int, int]
   top_left: tuple[int, int]
-  size: int
+  cut_hw: tuple[int, int]
 
 
 def square_crop(hw: tuple[int, int], size: int, *, authors: bool = False) -> Crop:
@@ -35,29 +36,37 @@ def square_crop(hw: tuple[int, int], size: int, *, authors: bool = False) -> Cro
 
   authors: the other side's length is rounded up in float64, where it can come out one too long.
   """
-  short = min(hw)
-  if authors:
-    factor = 1.0 / (short / size)
-    resized = tuple(math.ceil(side * factor) for side in hw)
-  else:
-    resized = tuple(-(-side * size // short) for side in hw)
-  return Crop(hw, resized, tuple(max(side // 2 - size // 2, 0) for side in resized), size)
+  factor = 1.0 / (min(hw) / size) if authors else fractions.Fraction(size, min(hw))
+  return _centred(hw, factor, (size, size))
+
+
+def covering_crop(hw: tuple[int, int], wanted: tuple[int, int]) -> Crop:
+  """The centred rectangle of `wanted` height and width in a picture resized just to cover it."""
+  return _centred(hw, max(map(fractions.Fraction, wanted, hw)), wanted)
+
+
+def _centred(hw: tuple[int, int], factor: float | fractions.Fraction, cut: tuple[int, int]) -> Crop:
+  resized = tuple(math.ceil(side * factor) for side in hw)
+  top_left = (max(new // 2 - side // 2, 0) for new, side in zip(resized, cut, strict=True))
+  return Crop(hw, resized, tuple(top_left), cut)
 
 
 def resize_and_crop(
-  image: Float[np.ndarray, "H W C"], size: int, *, authors: bool = False
-) -> tuple[Float[np.ndarray, "S S C"], Crop]:
-  """Resizes a picture of any size to cover a square and cuts out its middle.
+  image: Float[np.ndarray, "H W C"], size: int | tuple[int, int], *, authors: bool = False
+) -> tuple[Float[np.ndarray, "h w C"], Crop]:
+  """Resizes a picture of any size to cover a square, or (height, width), and cuts out its middle.
 
   A reduction averages areas, each pixel weighted by the part of it that is covered; an enlargement
   interpolates bilinearly. authors: averages whole pixels in both directions, which weights border
   pixels too much and repeats pixels on enlargement (quirk 18).
   """
-  crop = square_crop(image.shape[:2], size, authors=authors)
+  hw = image.shape[:2]
+  square = isinstance(size, int)
+  crop = square_crop(hw, size, authors=authors) if square else covering_crop(hw, size)
   if authors:
     return _average_whole_pixels(image, crop), crop
-  for new, start in zip(crop.resize_hw, crop.top_left, strict=True):
-    image = _resize_rows(image, new, start, size).swapaxes(0, 1)
+  for new, start, side in zip(crop.resize_hw, crop.top_left, crop.cut_hw, strict=True):
+    image = _resize_rows(image, new, start, side).swapaxes(0, 1)
   return image, crop
 
 
@@ -75,11 +84,11 @@ def pixel_intrinsics(
 
 
 def crop_intrinsics(K: Float[np.ndarray, "3 3"], crop: Crop) -> Float[np.ndarray, "3 3"]:
-  """Intrinsics in pixels of the whole picture -> normalised ones of its square, float32."""
+  """Intrinsics in pixels of the whole picture -> normalised ones of its crop, float32."""
   (height, width), (new_height, new_width), (top, left) = crop.hw, crop.resize_hw, crop.top_left
   K = K * np.array([new_width / width, new_height / height, 1])[:, None]
   K[:2, 2] -= left, top
-  return (K / np.array([crop.size, crop.size, 1])[:, None]).astype(np.float32)
+  return (K / np.array([*crop.cut_hw[::-1], 1])[:, None]).astype(np.float32)
 
 
 def turn(
@@ -237,10 +246,10 @@ def _average_whole_pixels(image: np.ndarray, crop: Crop) -> np.ndarray:
   (top, bottom), (left, right) = (
     (wanted * old // new, -(-(wanted + 1) * old // new))
     for wanted, old, new in zip(
-      np.add.outer(crop.top_left, np.arange(crop.size)), crop.hw, crop.resize_hw, strict=True
+      np.add.outer(crop.top_left, np.arange(crop.cut_hw[0])), crop.hw, crop.resize_hw, strict=True
     )
   )
-  total = np.zeros((crop.size, crop.size, image.shape[2]), np.float32)
+  total = np.zeros((*crop.cut_hw, image.shape[2]), np.float32)
   for row, column in np.ndindex((bottom - top).max(), (right - left).max()):
     y, x = np.minimum(top + row, bottom - 1), np.minimum(left + column, right - 1)
     inside = np.logical_and.outer(y == top + row, x == left + column)

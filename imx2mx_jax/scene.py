@@ -100,7 +100,7 @@ def load_scene(
   Raises: SceneError.
   """
   transforms = read_transforms(path)
-  chosen = _choose(transforms, frames)
+  chosen = choose(transforms, frames)
   chosen = sorted(chosen) if authors else chosen
   file_paths = tuple(_file_path(transforms, index) for index in chosen)
   if not authors:
@@ -363,14 +363,16 @@ def _pixels(picture: Image.Image, where: str) -> np.ndarray:
   return (rgb * alpha + (1 - alpha)) * 2 - 1
 
 
-def _choose(transforms: Transforms, frames: Sequence[int | str]) -> list[int]:
-  """Positions in the file's list, in the user's order."""
+def choose(
+  transforms: Transforms, frames: Sequence[int | str], fewest: int = FEWEST_VIEWS
+) -> list[int]:
+  """Positions in the file's list, in the user's order; none means all. Raises: SceneError."""
   files = {i: str(frame.get("file_path", "")) for i, frame in enumerate(transforms.frames)}
   chosen = [_frame_number(transforms.file, files, wanted) for wanted in frames] or list(files)
   for index in chosen:
     if chosen.count(index) > 1:
       raise SceneError(f"{transforms.where(index)} was chosen twice; name each frame once")
-  if len(chosen) < FEWEST_VIEWS:
+  if len(chosen) < fewest:
     raise SceneError(
       f"{transforms.file}: {len(chosen)} view was chosen of {len(files)}, but an edit "
       f"needs at least {FEWEST_VIEWS}; choose more frames"
