@@ -1,4 +1,4 @@
-"""Reading an upstream config.json: the fields that we understand, and a complaint about others."""
+"""An upstream config.json: the fields that we understand, and a complaint about others."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,3 +58,9 @@ def choices(field: str, values: Sequence[str], meaning: Mapping[str, Any]) -> tu
     if value not in meaning:
       raise UnsupportedConfig(field, value, " or ".join(map(repr, meaning)))
   return tuple(meaning[value] for value in values)
+
+
+def spelt(values: Sequence[Any], meaning: Mapping[str, Any]) -> list[str]:
+  """The names that mean these: the inverse of `choices`."""
+  named = {value: name for name, value in meaning.items()}
+  return [named[value] for value in values]

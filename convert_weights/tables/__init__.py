@@ -1,1 +1,1 @@
-"""One table for each network: released names, and our shape from its `config.json`."""
+"""One table for each network: released names, and our shape from and to its `config.json`."""

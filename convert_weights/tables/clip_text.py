@@ -1,4 +1,6 @@
-"""CLIP's text tower: transformers' names, and our shape from a `CLIPTextConfig`."""
+"""CLIP's text tower: transformers' names, and our shape from and to a `CLIPTextConfig`."""
+
+from typing import Any
 
 from convert_weights import configs
 from convert_weights.names import Rule, Table, layer, norm
@@ -68,3 +70,21 @@ def shape(config: dict) -> ClipTextShape:
     activation=activation(config),
     eps=config["layer_norm_eps"],
   )
+
+
+def config(shape: ClipTextShape) -> dict[str, Any]:
+  """A `CLIPTextConfig` for our shape."""
+  return {
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "vocab_size": shape.vocabulary,
+    "max_position_embeddings": shape.positions,
+    "hidden_size": shape.width,
+    "num_hidden_layers": shape.layers,
+    "num_attention_heads": shape.heads,
+    "intermediate_size": shape.mlp_width,
+    "hidden_act": shape.activation,
+    "layer_norm_eps": shape.eps,
+    "bos_token_id": None,  # the tokenizer adds it; the default lies outside small vocabularies
+    "eos_token_id": 2,  # early configs' way to say "the highest id", which the end mark is
+  }

@@ -1,4 +1,7 @@
-"""CLIP's vision tower: open_clip's and transformers' names, and our shape from either's config."""
+"""CLIP's vision tower: open_clip's and transformers' names, our shape from and to their configs."""
+
+import math
+from typing import Any
 
 from convert_weights.names import Rule, Table, layer, norm
 from convert_weights.tables import clip_text
@@ -143,3 +146,39 @@ def _from_open_clip(config: dict) -> ClipVisionShape:
     mean=tuple(config["mean"]),
     std=tuple(config["std"]),
   )
+
+
+def config(shape: ClipVisionShape) -> dict[str, Any]:
+  """open_clip's fields for our shape, flat; of the first dialect."""
+  ratio = shape.mlp_width / shape.width
+  if int(shape.width * ratio) < shape.mlp_width:  # open_clip truncates
+    ratio = math.nextafter(ratio, math.inf)
+  return {
+    "embed_dim": shape.embed_width,
+    "image_size": shape.image_size,
+    "patch_size": shape.patch_size,
+    "width": shape.width,
+    "layers": shape.layers,
+    "heads": shape.heads,
+    "head_width": shape.width // shape.heads,
+    "mlp_ratio": ratio,
+    "quick_gelu": shape.activation == "quick_gelu",
+    "layer_norm_eps": shape.eps,
+    "mean": shape.mean,
+    "std": shape.std,
+  }
+
+
+def transformers_config(shape: ClipVisionShape) -> dict[str, Any]:
+  """A `CLIPVisionConfig` for our shape; mean and std are the image processor's."""
+  return {
+    "model_type": "clip_vision_model",
+    "image_size": shape.image_size,
+    "patch_size": shape.patch_size,
+    "hidden_size": shape.width,
+    "num_hidden_layers": shape.layers,
+    "num_attention_heads": shape.heads,
+    "intermediate_size": shape.mlp_width,
+    "hidden_act": shape.activation,
+    "layer_norm_eps": shape.eps,
+  }

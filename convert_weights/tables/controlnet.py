@@ -1,4 +1,4 @@
-"""diffusers' ControlNetModel: its released names, and our shape from its config.json."""
+"""diffusers' ControlNetModel: its names, and our shape from and to its config.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,3 +36,12 @@ def shape(config: Mapping[str, Any]) -> ControlNetShape:
     **unet.trunk_shape(fields),
     hint_channels=tuple(fields["conditioning_embedding_out_channels"]),
   )
+
+
+def config(shape: ControlNetShape) -> dict[str, Any]:
+  """diffusers' config.json for our shape, of the first dialect."""
+  return {
+    "_class_name": "ControlNetModel",
+    **unet.trunk_config(shape),
+    "conditioning_embedding_out_channels": shape.hint_channels,
+  }

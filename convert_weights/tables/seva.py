@@ -1,4 +1,6 @@
-"""SEVA: the names in modelv1.1.safetensors, and our shape from the fields of its parameters."""
+"""SEVA: the names in modelv1.1.safetensors, and our shape from and to its parameters' fields."""
+
+from typing import Any
 
 from convert_weights.names import Rule, Table, layer, norm
 from imx2mx_jax.models.seva import SevaShape
@@ -53,3 +55,20 @@ def shape(config: dict) -> SevaShape:
     dense_channels=config["dense_in_channels"],
     joint=tuple(config["unflatten_names"]),
   )
+
+
+def config(shape: SevaShape) -> dict[str, Any]:
+  """SEVA's parameters for our shape."""
+  return {
+    "in_channels": shape.in_channels,
+    "out_channels": shape.out_channels,
+    "model_channels": shape.channels,
+    "channel_mult": shape.channel_mult,
+    "num_res_blocks": shape.blocks_per_level,
+    "attention_resolutions": shape.attention_downsamples,
+    "transformer_depth": shape.depths,
+    "num_head_channels": shape.head_width,
+    "context_dim": shape.context_width,
+    "dense_in_channels": shape.dense_channels,
+    "unflatten_names": shape.joint,
+  }

@@ -1,15 +1,19 @@
-"""diffusers' UNet2DConditionModel: its released names, and our shape from its config.json."""
+"""diffusers' UNet2DConditionModel: its names, and our shape from and to its config.json."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from convert_weights import configs
 from convert_weights.names import Rule, Table, layer, norm
-from imx2mx_jax.models.unet import UNetShape
+from imx2mx_jax.models.unet import TrunkShape, UNetShape
 
 _RESNET = r"(.*/resnets/\d+)"
 _TRANSFORMER = r"(.*/attentions/\d+)"
 _BLOCK = r"(.*/transformer_blocks/\d+)"
+
+# Whether a level has transformers.
+_DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
+_UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 
 
 def resnet(path: str, released: str) -> tuple[Rule, ...]:
@@ -100,13 +104,12 @@ TRUNK_IDLE = (
 
 def trunk_shape(fields: Mapping[str, Any]) -> dict[str, Any]:
   """TrunkShape's fields from the config's."""
-  levels = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
   uniform = lambda field: configs.for_all_levels(field, fields[field])
   return {
     "in_channels": fields["in_channels"],
     "channels": tuple(fields["block_out_channels"]),
     "layers": uniform("layers_per_block"),
-    "down_attention": configs.choices("down_block_types", fields["down_block_types"], levels),
+    "down_attention": configs.choices("down_block_types", fields["down_block_types"], _DOWN),
     "heads": configs.for_each_level(
       fields["attention_head_dim"], len(fields["block_out_channels"])
     ),
@@ -132,9 +135,33 @@ def shape(config: Mapping[str, Any]) -> UNetShape:
     },
     idle=TRUNK_IDLE,
   )
-  levels = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
   return UNetShape(
     **trunk_shape(fields),
     out_channels=fields["out_channels"],
-    up_attention=configs.choices("up_block_types", fields["up_block_types"], levels),
+    up_attention=configs.choices("up_block_types", fields["up_block_types"], _UP),
   )
+
+
+def trunk_config(shape: TrunkShape) -> dict[str, Any]:
+  """The config's fields from TrunkShape's; what is fixed has the library's default."""
+  return {
+    "in_channels": shape.in_channels,
+    "block_out_channels": shape.channels,
+    "layers_per_block": shape.layers,
+    "down_block_types": configs.spelt(shape.down_attention, _DOWN),
+    "attention_head_dim": shape.heads,
+    "transformer_layers_per_block": shape.depth,
+    "cross_attention_dim": shape.context_width,
+    "norm_num_groups": shape.groups,
+    "norm_eps": shape.eps,
+  }
+
+
+def config(shape: UNetShape) -> dict[str, Any]:
+  """diffusers' config.json for our shape, of the first dialect."""
+  return {
+    "_class_name": "UNet2DConditionModel",
+    **trunk_config(shape),
+    "out_channels": shape.out_channels,
+    "up_block_types": configs.spelt(shape.up_attention, _UP),
+  }

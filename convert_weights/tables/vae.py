@@ -1,4 +1,4 @@
-"""diffusers' AutoencoderKL: its released names, old and new, and our shape from its config.json."""
+"""diffusers' AutoencoderKL: its names, old and new, and our shape from and to its config.json."""
 
 import itertools
 from collections.abc import Mapping
@@ -72,3 +72,20 @@ def shape(config: Mapping[str, Any]) -> VaeShape:
     groups=fields["norm_num_groups"],
     scaling_factor=fields["scaling_factor"],
   )
+
+
+def config(shape: VaeShape) -> dict[str, Any]:
+  """diffusers' config.json for our shape."""
+  levels = len(shape.channels)
+  return {
+    "_class_name": "AutoencoderKL",
+    "in_channels": shape.image_channels,
+    "out_channels": shape.image_channels,
+    "latent_channels": shape.latent_channels,
+    "block_out_channels": shape.channels,
+    "down_block_types": ["DownEncoderBlock2D"] * levels,
+    "up_block_types": ["UpDecoderBlock2D"] * levels,
+    "layers_per_block": shape.layers,
+    "norm_num_groups": shape.groups,
+    "scaling_factor": shape.scaling_factor,
+  }
