@@ -1,9 +1,11 @@
-r"""Converts released PyTorch weights into folders that imx2mx_jax reads.
+r"""Converts released PyTorch weights into folders that imx2mx_jax reads, and back.
 
     python -m convert_weights --model=teacher --src=timbrooks/instruct-pix2pix --dst=weights/teacher
+    python -m convert_weights --to=torch --model=student --src=runs/default --dst=exported/student
 
 --src is a local folder, a .safetensors file, or a repository on the Hugging Face hub. --explain
-shows which tensor becomes which parameter, and where the released weights are.
+shows which tensor becomes which parameter, and where the released weights are. With --to=torch,
+--src is a converted folder, or the folder of a run or a training that keeps one.
 """
 
 import os
@@ -14,10 +16,11 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from convert_weights import disk, reader, sources, verify, writer
+from convert_weights import disk, export, reader, sources, verify, writer
 from imx2mx_jax.errors import ConfigError, UserError
 from imx2mx_jax.weights import FORMATS, KINDS
 
+_TO = flags.DEFINE_enum("to", "jax", ["jax", "torch"], "Whose layout to write.")
 _MODEL = flags.DEFINE_enum("model", None, list(KINDS), "What to convert.", required=True)
 _SRC = flags.DEFINE_string("src", None, "Released weights: a folder, a file or a hub id.")
 _DST = flags.DEFINE_string("dst", None, "The folder to write.")
@@ -31,6 +34,7 @@ _DTYPE = flags.DEFINE_enum(
 _FORMAT = flags.DEFINE_enum("format", "orbax", FORMATS, "How arrays are stored.")
 _LICENCE = flags.DEFINE_string("licence", "", "The licence, for weights of your own.")
 _NOTICE = flags.DEFINE_string("notice", "", "Whom to name, for weights of your own.")
+_TO_JAX_ONLY = (_REVISION, _FORCE, _VERIFY, _EXPLAIN, _FORMAT, _LICENCE, _NOTICE)
 
 
 def main(argv: list[str]) -> int:
@@ -50,10 +54,13 @@ def main(argv: list[str]) -> int:
 
 
 def _run(kind: str) -> None:
+  if _TO.value == "torch":
+    _export(kind)
+    return
   if _EXPLAIN.value:
     _explain(kind)
     return
-  src, dst = _required("src", _SRC.value), pathlib.Path(_required("dst", _DST.value)).expanduser()
+  src, dst = _required("src", _SRC.value), _path("dst", _DST.value)
   if not _VERIFY.value:
     writer.check_destination(dst, _FORCE.value)
   model = reader.open_model(kind, src, _REVISION.value)
@@ -67,6 +74,15 @@ def _run(kind: str) -> None:
   options = writer.Options(_DTYPE.value, _FORMAT.value, _LICENCE.value, _NOTICE.value)
   writer.write(model, dst, options)
   print(f"{model.source} is converted; use it as\n{dst}")
+
+
+def _export(kind: str) -> None:
+  for flag in _TO_JAX_ONLY:
+    if flag.present:
+      raise ConfigError(f"--{flag.name} has no meaning with --to=torch; leave it out")
+  src, dst = _path("src", _SRC.value), _path("dst", _DST.value)
+  export.export(kind, src, dst, _DTYPE.value)
+  print(f"{src} is written for PyTorch; it lies in\n{dst}")
 
 
 def _explain(kind: str) -> None:
@@ -90,6 +106,10 @@ def _required(flag: str, value: str | None) -> str:
   if not value:
     raise ConfigError(f"--{flag} is missing; see python -m convert_weights --help")
   return value
+
+
+def _path(flag: str, value: str | None) -> pathlib.Path:
+  return pathlib.Path(_required(flag, value)).expanduser()
 
 
 def _interrupt(number: int, _) -> None:

@@ -81,13 +81,14 @@ TOKENIZERS = {"teacher": "tokenizer/", "metric_clip": ""}
 SCHEDULERS = {"teacher": "scheduler/scheduler_config.json"}
 """{kind: the file of its noise schedule}, for the kinds that may have one."""
 
-_SCHEDULE = {
+SCHEDULE = {
   "prediction_type": "epsilon",
   "beta_schedule": "scaled_linear",
   "beta_start": 0.00085,
   "beta_end": 0.012,
   "num_train_timesteps": 1000,
 }
+"""The one noise schedule of a teacher, in diffusers' words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +167,7 @@ def explain(kind: str, src: str | None, revision: str | None) -> dict[str, tuple
   if src:
     return {part.name: part.rows for part in open_model(kind, src, revision).parts}
   return {
-    name: tuple(names.assignments(_targets(name, shape), TABLES[name].DIALECTS[0]))
+    name: tuple(names.assignments(targets(name, shape), TABLES[name].DIALECTS[0]))
     for name, shape in sources.released(kind).shapes.items()
   }
 
@@ -201,7 +202,7 @@ def _open(
   used: dict[str, pathlib.Path] = {}
   for name, place in PLACES[kind].items():
     chosen = file or _weights(listing, place, source)
-    tensors = _tensors(folder / chosen)
+    tensors = open_tensors(folder / chosen)
     shape, config = _shape(name, place, (folder / chosen).parent, remarks)
     used |= {path.relative_to(folder).as_posix(): path for path in (*tensors.files, *config)}
     try:
@@ -264,7 +265,8 @@ def _weights(listing: Collection[str], place: Place, source: str) -> str:
   raise ConversionError(f"{source} has no {wanted}; give the folder that holds it with --src")
 
 
-def _tensors(file: pathlib.Path) -> Tensors:
+def open_tensors(file: pathlib.Path) -> Tensors:
+  """The tensors of a safetensors file, or of the shards that an index names."""
   if file.suffix == ".json":
     names_of_shards = sorted(set(_json(file)["weight_map"].values()))
     files = tuple(file.parent / name for name in names_of_shards)
@@ -309,13 +311,14 @@ def _shape(
   return NETWORKS[name][1](), ()
 
 
-def _targets(name: str, shape: Any) -> dict[str, Shape]:
+def targets(name: str, shape: Any) -> dict[str, Shape]:
+  """{path: shape} of a network's parameters."""
   network = abstract(NETWORKS[name][0], shape)
   return {path: leaf.shape for path, leaf in network.params.items()}
 
 
 def _plan(name: str, shape: Any, tensors: Tensors) -> tuple[Assignment, ...]:
-  rows = names.plan(_targets(name, shape), tensors.shapes, TABLES[name].DIALECTS)
+  rows = names.plan(targets(name, shape), tensors.shapes, TABLES[name].DIALECTS)
   odd = [
     f"of another kind: {row.released} is {tensors.where[row.released][2]}, wanted {list(DTYPES)}"
     for row in rows
@@ -344,7 +347,7 @@ def _tokenizer(
 def _check_schedule(file: pathlib.Path) -> None:
   """Refuses a schedule that is not imx2mx_jax.diffusion.TeacherSchedule, noise prediction on it."""
   config = _json(file)
-  for field, wanted in _SCHEDULE.items():
+  for field, wanted in SCHEDULE.items():
     if config.get(field, wanted) != wanted:
       raise ConversionError(
         f"{file}: {field} = {config[field]!r} is not supported, only {wanted!r} is; choose a model "
