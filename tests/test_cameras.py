@@ -154,7 +154,7 @@ class TestCrops:
     centres = np.pad(centres, ((0, 0), (0, 0), (0, 1)), constant_values=1)
     wanted = np.einsum("ij,jk,hwk->hwi", K, rays, centres)
     inner = (slice(2, -2), slice(2, -2))  # at the border an enlargement repeats the last pixel
-    atol = 0.02 if size == 16 else 0.08  # areas of pixels that are flat, not a ramp's
+    atol = 0.02 if size == 16 else 0.1  # areas of pixels that are flat, not a ramp's
     np.testing.assert_allclose(square[inner][..., :2], wanted[inner][..., :2], atol=atol)
 
   def test_a_reduction_keeps_the_mean_and_an_enlargement_does_not_repeat_pixels(self):
