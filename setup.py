@@ -33,6 +33,7 @@ setup(
     "pillow>=11.0",
     "rich>=13.9",
     "safetensors>=0.6",
+    "scikit-image>=0.25",
     "scipy>=1.14",
     "tensorboard>=2.20",
     "transformers>=5.0",

@@ -32,7 +32,7 @@ MAY_IMPORT = {
   "micro": {"diffusion", "micro", "models", "pictures"},
   "terminal": set(),
   "tokenizer": set(),
-  "metrics": {"matches", "models", "tokenizer"},
+  "metrics": {"cameras", "matches", "models", "tokenizer"},
   "scene": {"cameras"},
   "weights": {"checkpoint", "models"},
   "teachers": {"diffusion", "models"},
