@@ -125,19 +125,21 @@ def edit_views(
   teacher: InstructPix2Pix,
   init_noise: Float[Array, "N h w 4"],
   step_noise: Float[Array, "S N h w 4"],
+  key_views: Int[Array, " S"] | None = None,
 ) -> Float[Array, "S N h w 4"]:
-  """Ordinary InstructPix2Pix sampling, each view by itself, in as many steps as there is noise.
+  """Ordinary InstructPix2Pix sampling in as many steps as there is noise.
 
-  Euler ancestral over the released schedule. Returns the latents after each step, scaled by the
-  VAE's factor; the last ones are the edit.
+  Euler ancestral over the released schedule. key_views: whose keys and values all views take at
+  each step; None: each its own, so that the views know nothing of each other. Returns the latents
+  after each step, scaled by the VAE's factor; the last ones are the edit.
   """
   timesteps, sigmas = SCHEDULE.euler_steps(len(step_noise))
 
   def step(x: Float[Array, "N h w 4"], inputs):
-    t, sigma, sigma_next, noise = inputs
-    eps_hat = teacher.predict_noise(diffusion.scale_input(x, sigma), t)
+    t, sigma, sigma_next, noise, key_view = inputs
+    eps_hat = teacher.predict_noise(diffusion.scale_input(x, sigma), t, key_view)
     x = diffusion.ancestral_step(x, eps_hat, noise, sigma, sigma_next)
     return x, x
 
-  steps = (jnp.asarray(timesteps), jnp.asarray(sigmas[:-1]), jnp.asarray(sigmas[1:]), step_noise)
-  return jax.lax.scan(step, init_noise * sigmas[0], steps)[1]
+  levels = (jnp.asarray(timesteps), jnp.asarray(sigmas[:-1]), jnp.asarray(sigmas[1:]))
+  return jax.lax.scan(step, init_noise * sigmas[0], (*levels, step_noise, key_views))[1]
