@@ -28,10 +28,20 @@ def grid(
   return np.asarray(_sheet([resized, list(below)]))
 
 
+def split_grid(
+  sheet: UInt8[np.ndarray, "Hg Wg 3"], views: int
+) -> tuple[UInt8[np.ndarray, "N h w 3"], UInt8[np.ndarray, "N h w 3"]]:
+  """The pictures above and those below, of a sheet that `grid` made."""
+  height, width = (sheet.shape[0] - _GAP) // 2 - _GAP, (sheet.shape[1] - _GAP) // views - _GAP
+  at = lambda row, col: sheet[_y(row, height) :, _x(col, width) :][:height, :width]
+  above, below = ([at(row, col) for col in range(views)] for row in range(2))
+  return np.stack(above), np.stack(below)
+
+
 def contact_sheet(
   images: UInt8[np.ndarray, "rows cols H W 3"],
   labels: Sequence[Sequence[str]],
-  framed: tuple[int, int],
+  framed: tuple[int, int] | None = None,
 ) -> UInt8[np.ndarray, "Hs Ws 3"]:
   """Pictures with a line of text below each; `framed` (row, column) has a red frame."""
   scale = -(-_READABLE // images.shape[3])
@@ -42,6 +52,8 @@ def contact_sheet(
   for row, texts in enumerate(labels):
     for col, text in enumerate(texts):
       draw.text((_x(col, width), _y(row, height, _LABEL) + height + 1), text, "black", font)
+  if framed is None:
+    return np.asarray(sheet)
   left, top = _x(framed[1], width) - _GAP, _y(framed[0], height, _LABEL) - _GAP
   right, bottom = left + width + 2 * _GAP - 1, top + height + _LABEL + 2 * _GAP - 1
   draw.rectangle((left, top, right, bottom), outline="red", width=_GAP - 1)
@@ -63,5 +75,5 @@ def _x(col: int, width: int) -> int:
   return _GAP + col * (width + _GAP)
 
 
-def _y(row: int, height: int, label: int) -> int:
+def _y(row: int, height: int, label: int = 0) -> int:
   return _GAP + row * (height + label + _GAP)
