@@ -73,6 +73,7 @@ class DistillConfig:
   shape_factor: float = 0.5  # f of the truncated normal; more: nearer to `upper`
   reference: str = "edited"  # what the student is conditioned on; or "source"
   mapping: str = "resize"  # of latents to the teacher's grid; or "learned", a convolution
+  sdedit: float = 0.5  # with method="sdedit": the share of t_max to which the edits are noised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,7 @@ class RunConfig:
   seed: int = 42  # of every random number of the run
   run_dir: str = ""  # folder that the run writes; "": runs/SCENE-INSTRUCTION
   preview: bool = False  # edit only the reference view, at several guidance scales, and stop
-  method: str = "distill"  # or "teacher_only": each view by itself; or "student_only": no teacher
+  method: str = "distill"  # or "teacher_only", "teacher_cross_view", "student_only", "sdedit"
   compat: str = ""  # "authors": do as the authors' program does where ours does better
   dtype: str = ""  # of the arithmetic; "": float32 on CPUs, bfloat16 on GPUs and TPUs
   log_every: int = 50  # iterations in one call to the device; metrics come home after each call
@@ -121,7 +122,7 @@ class RunConfig:
   @property
   def teacher_alone(self) -> bool:
     """Whether the run has no student."""
-    return self.preview or self.method == "teacher_only"
+    return self.preview or self.method in ("teacher_only", "teacher_cross_view")
 
 
 def default() -> ConfigDict:
@@ -182,7 +183,7 @@ MOMENT = Check(lambda x: 0 <= x < 1, "at least 0 and below 1")
 _CHECKS = {
   "instruction": given('what to do, as one says it: "turn him into a knight"'),
   "seed": between(0, 2**31 - 1),
-  "method": choice("distill", "teacher_only", "student_only"),
+  "method": choice("distill", "teacher_only", "teacher_cross_view", "student_only", "sdedit"),
   "compat": choice("", "authors"),
   "dtype": choice("", "float32", "bfloat16"),
   "log_every": COUNT,
@@ -210,6 +211,7 @@ _CHECKS = {
   "distill.shape_factor": POSITIVE,
   "distill.reference": choice("edited", "source"),
   "distill.mapping": choice("resize", "learned"),
+  "distill.sdedit": between(0, 1),
   "optim.lr": POSITIVE,
   "optim.final_lr": NOT_NEGATIVE,
   "optim.min_lr": NOT_NEGATIVE,

@@ -101,6 +101,18 @@ def init(
   )
 
 
+def init_from(
+  method: Method,
+  student: Params,
+  zeta0: Float[Array, "T h w 4"],
+  noise: Float[Array, "T h w 4"],
+  tau: int,
+) -> DistillState:
+  """SDEdit's beginning: clean latents noised to tau, from where the student alone walks down."""
+  zeta = method.student.schedule.noised(zeta0, noise, tau)
+  return dataclasses.replace(init(method, student, {}, noise, tau), latents=zeta)
+
+
 def draws(
   method: Method, key: Key[Array, ""], step: Int[Array, ""], tau: Int[Array, ""], views: int
 ) -> Draws:

@@ -1,6 +1,7 @@
 """One whole edit: prepare, loop over the two compiled functions, decode. Writes nothing."""
 
 import dataclasses
+import functools
 import pathlib
 import random
 import time
@@ -94,13 +95,8 @@ def load_models(run: RunConfig) -> Models:
   _check_teacher(run)
   if not run.teacher_alone:
     _check_student(run)
-  folder = pathlib.Path(run.teacher.weights)
-  tokenizer = tokens.load(folder / weights.TOKENIZER)
-  ids = np.concatenate(
-    [tokens.encode_instruction(tokenizer, run.instruction), tokens.encode(tokenizer, [""])]
-  )
-  dtype = jnp.dtype(run.dtype)
-  models = Models(ids, **weights.load(folder, "teacher", dtype=dtype))
+  ids, dtype = instruction_ids(run), jnp.dtype(run.dtype)
+  models = Models(ids, **weights.load(run.teacher.weights, "teacher", dtype=dtype))
   if run.teacher_alone:
     return models
   s = run.student
@@ -109,6 +105,17 @@ def load_models(run: RunConfig) -> Models:
     student=weights.load(s.weights, "student", dtype=dtype)["seva"],
     student_vae=weights.load(s.vae, "student_vae", dtype=dtype)["vae"],
     image_encoder=weights.load(s.image_encoder, "image_encoder", dtype=dtype)["vision"],
+  )
+
+
+def instruction_ids(run: RunConfig) -> Int[np.ndarray, "2 L"]:
+  """Tokens of the instruction and of the empty text: what tells one edit's Models from another's.
+
+  Raises ConfigError for an instruction that is empty or too long, WeightsError for no tokenizer.
+  """
+  tokenizer = tokens.load(pathlib.Path(run.teacher.weights) / weights.TOKENIZER)
+  return np.concatenate(
+    [tokens.encode_instruction(tokenizer, run.instruction), tokens.encode(tokenizer, [""])]
   )
 
 
@@ -161,8 +168,8 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   """
   arrays, state = saved or ({}, None)
   teacher = _teacher(run, scene, models)
-  if run.method == "teacher_only":
-    images = _decode(models.vae, _sample(teacher, run))
+  if run.teacher_alone:
+    images = _decode(models.vae, _sample_views(teacher, run))
     yield Prepared(images[reference_view(run, scene)], {}, total=0, resumed_at=0)
     yield Finished(images, {})
     return
@@ -174,7 +181,8 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   method, plan = _method(run, models), _plan(run)
   cond = _condition(run, scene, models, reference)
   if state is None:
-    state = _initial_state(run, method, models, len(scene.names) + 1)
+    zeta0 = _edits(run, scene, models, teacher, reference) if run.method == "sdedit" else None
+    state = _initial_state(run, method, models, len(scene.names) + 1, zeta0)
   # From here on the encoders are not needed; the caller lets go of them too.
   original = models.student.params if run.distill.finish == "original" else None
   loop = _Loop(run, method, plan, teacher, cond, models.student_vae, original)
@@ -285,13 +293,17 @@ def _keys(run: RunConfig) -> dict[str, Key[Array, ""]]:
 def _plan(run: RunConfig) -> Plan:
   """Every student timestep, from the noisiest, and the iterations that it gets."""
   d = run.distill
-  taus = diffusion.student_timesteps(d.t_max, d.t_min, d.dt)
-  if run.method == "student_only":
+  begin = round(d.sdedit * d.t_max) if run.method == "sdedit" else d.t_max
+  taus = diffusion.student_timesteps(begin, min(d.t_min, begin), d.dt)
+  if run.method != "distill":
     return [(tau, 0) for tau in taus]
   counts = diffusion.iterations_per_timestep(
     taus, d.iterations_first, d.iterations, authors=_authors(run)
   )
   return [(tau, n if tau >= d.t_stop else 0) for tau, n in zip(taus, counts, strict=True)]
+
+
+_NO_MOMENTS = optax.identity()  # where nothing is trained
 
 
 def _total(plan: Plan) -> int:
@@ -307,8 +319,8 @@ def _method(run: RunConfig, models: Models) -> distill.Method:
     rate = optim.LearningRate.over(_total(_plan(run)), **ramp)
   moments = {"b1": o.b1, "b2": o.b2, "eps": o.eps, "weight_decay": o.weight_decay}
   optimizer = optim.optimizer(rate, clip_norm=o.clip, **moments, authors=_authors(run))
-  if run.method == "student_only":
-    optimizer = optax.identity()  # nothing is trained: no moments
+  if run.method != "distill":
+    optimizer = _NO_MOMENTS
   return distill.Method(
     students.Seva(models.student.graphdef),
     rate,
@@ -329,14 +341,22 @@ def _grid(vae: Network, size: int) -> tuple[int, int]:
 
 
 def _initial_state(
-  run: RunConfig, method: distill.Method, models: Models, frames: int
+  run: RunConfig,
+  method: distill.Method,
+  models: Models,
+  frames: int,
+  zeta0: Float[Array, "T h w 4"] | None = None,
 ) -> distill.DistillState:
+  """zeta0: what the noise lies on, where it is not alone."""
   shape = (frames, *_grid(models.student_vae, run.student.size), 4)
   noise = jax.random.normal(_keys(run)["latents"], shape)
   mapping = distill.identity_mapping() if run.distill.mapping == "learned" else {}
   # The state's buffers are given away at each call, the models' are not.
   params = jax.tree.map(jnp.copy, models.student.params)
-  return distill.init(method, params, mapping, noise, run.distill.t_max)
+  (begin, _), *_ = _plan(run)
+  if zeta0 is not None:
+    return distill.init_from(method, params, zeta0, noise, begin)
+  return distill.init(method, params, mapping, noise, begin)
 
 
 def _teacher(run: RunConfig, scene: Scene, models: Models) -> teachers.InstructPix2Pix:
@@ -365,11 +385,21 @@ def _of_reference(
   return dataclasses.replace(teacher, source=source)
 
 
-def _sample(teacher: teachers.InstructPix2Pix, run: RunConfig) -> Float[Array, "N h w 4"]:
-  """The teacher's views edited in 2D, each by itself."""
+def _sample(
+  teacher: teachers.InstructPix2Pix, run: RunConfig, key_views: Int[Array, " S"] | None = None
+) -> Float[Array, "N h w 4"]:
+  """The teacher's views edited in 2D. key_views: as of teachers.edit_views."""
   shape = (run.teacher.steps + 1, *teacher.source.shape)
   noise = jax.random.normal(_keys(run)["reference"], shape)
-  return jax.jit(teachers.edit_views)(teacher, noise[0], noise[1:])[-1]
+  return jax.jit(teachers.edit_views)(teacher, noise[0], noise[1:], key_views)[-1]
+
+
+def _sample_views(teacher: teachers.InstructPix2Pix, run: RunConfig) -> Float[Array, "N h w 4"]:
+  """All views edited by the teacher alone: each by itself, or all after a key view at each step."""
+  if run.method != "teacher_cross_view":
+    return _sample(teacher, run)
+  steps, views = run.teacher.steps, len(teacher.source)
+  return _sample(teacher, run, jax.random.randint(_keys(run)["iterations"], (steps,), 0, views))
 
 
 def _reference(
@@ -381,6 +411,25 @@ def _reference(
   latents = _sample(_of_reference(run, scene, models, teacher), run)
   edited = jax.jit(teachers.decode)(models.vae, latents)[0]
   return np.asarray(pictures.enlarge_reference(edited, run.student.size, authors=_authors(run)))
+
+
+def _edits(
+  run: RunConfig,
+  scene: Scene,
+  models: Models,
+  teacher: teachers.InstructPix2Pix,
+  reference: Float[np.ndarray, "S S 3"],
+) -> Float[Array, "T h w 4"]:
+  """The student's latents of the views that the teacher edits one by one, the reference first."""
+  view = reference_view(run, scene)
+  decoded = jax.jit(teachers.decode)(models.vae, _sample(teacher, run))
+  enlarge = lambda x: pictures.enlarge_reference(x, run.student.size, authors=_authors(run))
+  edited = np.stack([enlarge(image) for image in decoded])
+  edited[view] = reference
+  order = list(cameras.student_order(len(edited), view))
+  vae = models.student_vae
+  modes = jax.jit(teachers.encode_sources)(vae, edited[order])
+  return modes * vae.module.shape.scaling_factor
 
 
 def _condition(
@@ -410,7 +459,18 @@ def _last_prediction(loop: _Loop, state: distill.DistillState) -> Float[Array, "
     return state.prediction  # the one from before the last update
   personalised = trained_last or loop.original is None
   sampler = state.params["student"] if personalised else loop.original
-  return jax.jit(loop.method.student.predict)(sampler, loop.cond, state.latents, state.tau)
+  return _predict(loop.method.student, sampler, loop.cond, state.latents, state.tau)
+
+
+@functools.partial(jax.jit, static_argnames="student")
+def _predict(
+  student: students.Student,
+  weights: Params,
+  cond: students.SevaConditioning,
+  zeta: Float[Array, "T h w 4"],
+  tau: Int[Array, ""],
+) -> Float[Array, "T h w 4"]:
+  return student.predict(weights, cond, zeta, tau)
 
 
 def _decode(vae: Network, latents: Float[Array, "N h w 4"]) -> UInt8[np.ndarray, "N S S 3"]:
