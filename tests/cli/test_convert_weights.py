@@ -71,6 +71,21 @@ def test_a_model_is_converted_compared_and_replaced(vae, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["dst"]
 
 
+def test_a_model_of_a_run_goes_back_once(vae, tmp_path):
+  assert run("--model=student_vae", f"--src={vae}", f"--dst={tmp_path / 'run/student_vae'}")[0] == 0
+  folders = (f"--src={tmp_path / 'run'}", f"--dst={tmp_path / 'back'}")
+  common = ("--to=torch", "--model=student_vae", *folders)
+  assert_refused(run(*common, "--format=orbax"), "--format has no meaning with --to=torch")
+  code, out, err = run(*common, "--dtype=float16")
+  assert (code, err) == (0, "")
+  assert out.splitlines()[-1] == str(tmp_path / "back")
+  assert "vae: 124 arrays" in out
+  assert_refused(run(*common), "exists and is left alone")
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "run"]
+  back = sorted(path.name for path in (tmp_path / "back").iterdir())
+  assert back == ["NOTICE", "config.json", "diffusion_pytorch_model.safetensors"]
+
+
 def test_the_map_is_explained_without_any_weights():
   code, out, err = run("--model=controlnet", "--explain")
   assert (code, err) == (0, "")
