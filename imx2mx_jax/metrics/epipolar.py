@@ -72,6 +72,13 @@ def epipolar(
   return pairs
 
 
+def floors_among(
+  floors: Mapping[tuple[int, int], float], views: int
+) -> dict[tuple[int, int], float]:
+  """Those of the pairs among the first `views` views."""
+  return {pair: floor for pair, floor in floors.items() if max(pair) < views}
+
+
 def median_error(pairs: list[Pair]) -> float:
   """The median over pairs; a pair with too few matches counts as infinitely wrong."""
   errors = [pair.median_sed if pair.matches >= FEWEST_MATCHES else np.inf for pair in pairs]

@@ -1,0 +1,118 @@
+"""A finished run as it is measured: its photographs, cameras and edits, at the edits' size."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+from PIL import Image
+
+from imx2mx_jax import cameras, pictures
+from imx2mx_jax.errors import RunFolderError, SceneError
+from imx2mx_jax.scene import Scene, load_scene
+from imx2mx_jax.shapes import Bool, Float, np
+
+METRICS = "metrics.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A finished run. settings: as in config.json. edited: in [-1, 1], like the scene's images."""
+
+  path: epath.Path
+  settings: Mapping[str, Any]
+  scene: Scene
+  edited: Float[np.ndarray, "N S S 3"]
+
+  @property
+  def name(self) -> str:
+    """The folder's own name."""
+    return self.path.resolve().name
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions:
+  """What the photographs show, and what the edited views should; "" is not known."""
+
+  source: str = ""
+  edited: str = ""
+
+  def filled_by(self, other: "Captions") -> "Captions":
+    """With what is not known from another place."""
+    return Captions(self.source or other.source, self.edited or other.edited)
+
+  @property
+  def known(self) -> bool:
+    """Whether both are."""
+    return bool(self.source and self.edited)
+
+
+def read(folder: epath.PathLike) -> Run:
+  """Reads a run folder and its scene. Raises RunFolderError and SceneError."""
+  path = epath.Path(folder).expanduser()
+  if not (path / "finished.json").exists():
+    raise RunFolderError(
+      f"{path} holds no finished run; give the folder that python -m imx2mx_jax.main printed last"
+    )
+  try:
+    config = json.loads((path / "config.json").read_text())
+    settings = config["settings"]
+    stems = [epath.Path(name).stem for name in config["names"]]
+    edited = np.stack([_picture(path / "edited" / f"{stem}.png") for stem in stems])
+  except (OSError, ValueError, KeyError) as error:
+    raise RunFolderError(f"{path} is damaged ({error}); run the edit again") from error
+  scene = load_scene(
+    settings["scene.path"],
+    settings["scene.frames"],
+    size=edited.shape[1],
+    undistort=settings.get("scene.undistort", True),
+    authors=settings["compat"] == "authors",
+  )
+  return Run(path, settings, scene, pictures.from_8_bits(edited))
+
+
+def captions(run: Run) -> Captions:
+  """What is known of a run: its settings, an earlier measurement, its scene's edits.json."""
+  told = Captions(run.settings.get("source_caption", ""), run.settings.get("edited_caption", ""))
+  return told.filled_by(_measured_with(run)).filled_by(_of_scene(run))
+
+
+def mask(run: Run, folder: epath.PathLike) -> Bool[np.ndarray, "N S S"]:
+  """Where the edit was to be: bright pixels of FOLDER/NAME.png, of the photographs' own sizes.
+
+  Raises SceneError.
+  """
+  views, size = [], run.edited.shape[1]
+  for name in run.scene.names:
+    file = epath.Path(folder).expanduser() / f"{epath.Path(name).stem}.png"
+    try:
+      pixels = _picture(file)
+    except OSError as error:
+      raise SceneError(
+        f"{file}: this view's mask cannot be read ({error}); the folder needs one for each view"
+      ) from None
+    square, _ = cameras.resize_and_crop(pixels.astype(np.float32), size)
+    views.append(square.mean(axis=-1) > 127)
+  return np.stack(views)
+
+
+def _measured_with(run: Run) -> Captions:
+  file = run.path / METRICS
+  clip = json.loads(file.read_text()).get("clip", {}) if file.exists() else {}
+  return Captions(clip.get("source_caption", ""), clip.get("edited_caption", ""))
+
+
+def _of_scene(run: Run) -> Captions:
+  """Of a scene that `python -m imx2mx_jax.micro.scenes` has written."""
+  file = epath.Path(run.scene.path).parent / "edits.json"
+  if not file.exists():
+    return Captions()
+  told = json.loads(file.read_text())
+  edits = {edit["instruction"]: edit["edited_caption"] for edit in told["edits"]}
+  return Captions(told["source_caption"], edits.get(run.settings["instruction"], ""))
+
+
+def _picture(file: epath.Path) -> np.ndarray:
+  with file.open("rb") as stream:
+    return np.asarray(Image.open(stream).convert("RGB"))

@@ -1,0 +1,36 @@
+"""Tables of numbers whose means and intervals are known."""
+
+import numpy as np
+import pytest
+
+from imx2mx_jax.evaluate import tables
+
+
+def run(value: float) -> dict:
+  return {"clip": {"cons": value}, "warp": {"mean": value / 10, "floor": 0.01}}
+
+
+def test_the_interval_of_many_runs_is_that_of_the_normal_distribution():
+  values = np.random.default_rng(1).standard_normal(400)
+  found = tables.summary(values.tolist())
+  assert found.mean == pytest.approx(values.mean())
+  width = 1.96 * values.std() / 20
+  assert found.low == pytest.approx(values.mean() - width, abs=0.01)
+  assert found.high == pytest.approx(values.mean() + width, abs=0.01)
+
+
+def test_runs_without_a_measure_do_not_count_in_its_mean():
+  found = tables.summary([1.0, None, 3.0])
+  assert (found.mean, found.runs) == (2, 2)
+  assert tables.summary([None]) is None
+
+
+def test_columns_that_no_run_has_are_left_out():
+  heading, lines = tables.rows({"a": run(0.25), "b": {}})
+  assert heading == ["run", "Cons", "warp"]
+  assert lines[0] == ["a", "0.250", "0.0250 (0.0100)"]
+  assert lines[1] == ["b", "", ""]
+
+
+def test_one_run_has_no_mean():
+  assert len(tables.rows({"a": run(0.25)})[1]) == 1
