@@ -98,8 +98,8 @@ def instruct_pix2pix(
   text_encoder: Network,
   ids: Int[Array, "2 L"],
   source: Float[Array, "N h w 4"],
-  text_scale: float,
-  image_scale: float,
+  text_scale: float | Float[Array, ""],
+  image_scale: float | Float[Array, ""],
 ) -> InstructPix2Pix:
   """The teacher for these views. ids: tokens of the instruction and of the empty text."""
   text, null = text_encoder(ids)
