@@ -1,0 +1,518 @@
+"""The paper's ablations and its rivals on held-out scenes of the micro world, where truth is known.
+
+    python -m benchmarks.ablations OUT [--quick] [--scenes=FOLDER] [--rows=ROW,ROW] [--clip=FOLDER]
+        [--config=configs/ablations.py] [--config.FIELD=VALUE ...]
+
+A case is a scene, an instruction and a seed; each row edits each case with the same settings but
+its own. Half of the instructions are ambiguous ("give the cube a new color"): an editor of single
+views answers them differently in each view. Without --scenes eight scenes are drawn that no
+training draws and no setting was chosen on; --quick takes two, and of four instructions and two
+seeds two and one. OUT gets
+
+    cases.jsonl                  a line for each finished edit; the same command goes on after it
+    pictures/CASE/ROW.png        the views, side by side
+    ablations.md, .csv, .json    means, differences from the full method, 95 % intervals
+    ablations.png                the first case, a line of views for each row
+
+All pictures are compared at the teacher's size, the smaller one, by
+
+    sim, dir, cons   the paper's CLIP trio; of an ambiguous edit's captions that of the right answer
+                     nearest to the views counts
+    warp             colour difference in [0, 1] of the views warped to each other by true depth;
+                     warp_objects: on objects only
+    psnr             decibels to the true edit, of definite edits
+    color            root mean square error in [0, 1] on the edited object, of ambiguous edits, to
+                     the right answer nearest to all views together
+
+Intervals are percentiles over resampled scenes, each a mean over its instructions and seeds.
+"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+import imx2mx_jax
+from benchmarks import machine
+from imx2mx_jax import config, edit, pictures, sheets, terminal, tokenizer, weights
+from imx2mx_jax.errors import ConfigError, UserError
+from imx2mx_jax.metrics import clip_scores, warp
+from imx2mx_jax.micro import scenes, world
+from imx2mx_jax.models.network import Network
+from imx2mx_jax.scene import Scene, load_scene
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+BUNDLED = pathlib.Path(imx2mx_jax.__file__).parent / "micro" / "bundled"
+DRAWN, FIRST_SEED = 8, 920_000_000
+FULL = "full"
+EDITS: dict[str, dict[str, Any]] = {  # row: what it sets
+  FULL: {},
+  "student only": {"method": "student_only"},
+  "teacher only": {"method": "teacher_only"},
+  "source reference": {"distill.reference": "source"},
+  "learned mapping": {"distill.mapping": "learned"},
+  "uniform t": {"distill.teacher_t": "uniform"},
+  "matched t": {"distill.teacher_t": "matched"},
+  "no RCVAttn": {"teacher.cross_view": False},
+  "teacher with key views": {"method": "teacher_cross_view"},
+  "SDEdit .25": {"method": "sdedit", "distill.sdedit": 0.25},
+  "SDEdit .5": {"method": "sdedit", "distill.sdedit": 0.5},
+  "SDEdit .75": {"method": "sdedit", "distill.sdedit": 0.75},
+}
+CONTROLS = ("unedited", "truth")
+ROWS = (*CONTROLS, *EDITS)
+MEASURES = ("sim", "dir", "cons", "warp", "warp_objects", "psnr", "color")
+RESAMPLED = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What is asked of a scene.
+
+  answers: every world that is right. target: id of the object that an ambiguous instruction is
+  about; None for definite ones.
+  """
+
+  folder: pathlib.Path
+  instruction: str
+  drawn: world.World
+  answers: tuple[world.World, ...]
+  target: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+  """A task's pictures, at the teacher's size.
+
+  answers: [A N S S 3]. objects: [N S S], the object that an ambiguous instruction is about, else
+  all. depth: 0 where an answer has another one than the photographs, for it is not known there.
+  """
+
+  sources: np.ndarray
+  answers: np.ndarray
+  depth: np.ndarray
+  objects: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+  """What the pictures are measured with."""
+
+  clip: Network
+  words: Any
+
+
+def load_judge(folder: pathlib.Path) -> Judge:
+  """The metric CLIP. Raises: WeightsError."""
+  clip = weights.load(folder, "metric_clip")["clip"]
+  return Judge(clip, tokenizer.load(folder / weights.TOKENIZER))
+
+
+def tasks(folder: pathlib.Path, number: int) -> list[Task]:
+  """Two definite and two ambiguous instructions for scene `number`, one of each kind first."""
+  told = json.loads((folder / "edits.json").read_text())
+  drawn = world.from_json(told["world"])
+  definite = [edit for edit in told["edits"] if edit["definite"]]
+  chosen = [definite[(number + i) % len(definite)] for i in range(2)]
+  wordings, last = world.WORDINGS["ambiguous"], len(drawn.objs) - 1
+  one, other = chosen
+  return [
+    _definite(folder, drawn, one),
+    _ambiguous(folder, drawn, 0, wordings[0]),
+    _definite(folder, drawn, other),
+    _ambiguous(folder, drawn, last, wordings[1]),
+  ]
+
+
+def _definite(folder: pathlib.Path, drawn: world.World, told: Mapping[str, Any]) -> Task:
+  wanted = told["edited_caption"]
+  (answer,) = [one for one in _changed(drawn) if world.caption(one) == wanted]
+  return Task(folder, told["instruction"], drawn, (answer,), None)
+
+
+def _ambiguous(folder: pathlib.Path, drawn: world.World, which: int, wording: str) -> Task:
+  obj = drawn.objs[which]
+  others = [color for color in world.COLORS if color not in (obj.color, obj.color2)]
+  answers = tuple(_with(drawn, which, color=color) for color in others)
+  return Task(folder, wording.format(obj.shape), drawn, answers, which + 2)
+
+
+def _changed(drawn: world.World) -> Iterator[world.World]:
+  """Every world that differs in one thing."""
+  for i in range(len(drawn.objs)):
+    yield from (_with(drawn, i, color=color) for color in world.COLORS)
+    yield from (_with(drawn, i, shape=shape) for shape in world.SHAPES)
+  yield from (dataclasses.replace(drawn, floor=floor) for floor in world.FLOORS)
+  yield from (dataclasses.replace(drawn, sky=sky) for sky in world.SKIES)
+
+
+def _with(drawn: world.World, which: int, **changes: str) -> world.World:
+  objs = list(drawn.objs)
+  objs[which] = dataclasses.replace(objs[which], **changes)
+  return dataclasses.replace(drawn, objs=tuple(objs))
+
+
+def truth(task: Task, scene: Scene, size: int) -> Truth:
+  """Renders a task's answers from the scene's cameras."""
+  rendered = [scenes.views(one, scene.c2w) for one in (task.drawn, *task.answers)]
+  nearest = ((np.arange(size) + 0.5) * scenes.SIZE / size).astype(int)
+  pick = lambda maps: maps[:, nearest][:, :, nearest]
+  source, *depths = [pick(depth) / 1000 for _, depth, _ in rendered]
+  same = np.all([np.abs(depth - source) < 0.01 for depth in depths], axis=0)
+  ids = pick(rendered[0][2])
+  small = lambda images: np.asarray(pictures.teacher_source(pictures.from_8_bits(images), size))
+  return Truth(
+    sources=np.asarray(pictures.teacher_source(scene.images, size)),
+    answers=np.stack([small(images) for images, _, _ in rendered[1:]]),
+    depth=np.where(same, source, 0),
+    objects=ids >= 2 if task.target is None else ids == task.target,
+  )
+
+
+def measured(
+  task: Task, known: Truth, scene: Scene, judge: Judge, images: np.ndarray
+) -> dict[str, float | None]:
+  """{measure: value}, None where a measure does not apply. images: in [-1, 1], the truth's size."""
+  errors = np.square(images - known.answers)[:, known.objects].mean(axis=(1, 2))
+  nearest = int(errors.argmin())
+  captions = world.caption(task.drawn), world.caption(task.answers[nearest])
+  trio = clip_scores.clip_scores(judge.clip, judge.words, known.sources, images, *captions)
+  maps = warp.warp_errors(images, known.depth, scene.c2w, scene.K).maps
+  on_objects = np.broadcast_to(known.objects[:, None], maps.shape)
+  found = trio | {"warp": _mean(maps), "warp_objects": _mean(maps[on_objects])}
+  if task.target is None:
+    return found | {"psnr": _psnr(images, known.answers[0]), "color": None}
+  return found | {"psnr": None, "color": float(np.sqrt(errors[nearest]) / 2)}
+
+
+def _mean(values: np.ndarray) -> float | None:
+  """Of what is known."""
+  known = values[np.isfinite(values)]
+  return float(known.mean()) if known.size else None
+
+
+def _psnr(images: np.ndarray, wanted: np.ndarray) -> float:
+  """The views' mean. The truth itself has been rounded to 8 bits, so it is finite too."""
+  errors = np.square(images - wanted).mean(axis=(1, 2, 3))
+  return float((10 * np.log10(4 / errors)).mean())
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+  """One output folder with its settings. judge: loaded once, like the models."""
+
+  out: pathlib.Path
+  settings: ConfigDict
+  models: edit.Models
+  judge: Judge
+
+  def run(self, row: str, task: Task, seed: int) -> config.RunConfig:
+    """A case's settings."""
+    case = {"scene.path": str(task.folder), "instruction": task.instruction, "seed": seed}
+    settings = self.settings.copy_and_resolve_references()
+    settings.update_from_flattened_dict(EDITS.get(row, {}) | case)
+    return config.resolve(settings, jax.default_backend())
+
+  def finish(self, row: str, task: Task, seed: int) -> dict[str, Any]:
+    """Edits, measures and keeps one case; gives its line."""
+    began = time.monotonic()
+    run = self.run(row, task, seed)
+    scene, known = _known(task, run.scene.frames, run.student.size, run.teacher.size)
+    if row in CONTROLS:
+      images = pictures.to_uint8(known.sources if row == "unedited" else known.answers[0])
+    else:
+      images = _edited(run, scene, self.models)
+    seconds = time.monotonic() - began
+    file = self.out / "pictures" / _case(task.folder.name, task.instruction, seed) / f"{row}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(images, axis=1)).save(file)
+    images = pictures.from_8_bits(images)
+    if images.shape[1] != run.teacher.size:
+      images = np.asarray(pictures.teacher_source(images, run.teacher.size))
+    return {
+      "row": row,
+      "scene": task.folder.name,
+      "instruction": task.instruction,
+      "seed": seed,
+      **measured(task, known, scene, self.judge, images),
+      "seconds": round(seconds, 2),
+    }
+
+
+@functools.lru_cache(maxsize=4)
+def _known(task: Task, frames: tuple[int | str, ...], student: int, teacher: int):
+  """A task's scene and truth, kept for the rows and seeds that follow."""
+  scene = load_scene(task.folder, frames, size=student)
+  return scene, truth(task, scene, teacher)
+
+
+def _edited(run: config.RunConfig, scene: Scene, models: edit.Models) -> np.ndarray:
+  """The views that one edit ends with. What is compiled for one serves all others of its row."""
+  models = dataclasses.replace(models, ids=edit.instruction_ids(run))
+  for event in edit.edit(run, scene, models, None):
+    if isinstance(event, edit.Finished):
+      return event.images
+
+
+def _case(scene: str, instruction: str, seed: int) -> str:
+  return f"{scene}-{instruction.replace(' ', '-')}-{seed}"
+
+
+# --- the table -------------------------------------------------------------------------------
+
+
+def summary(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """An entry for each row and measure: mean and interval, cases, difference from the full method.
+
+  The difference is over the cases that both have finished.
+  """
+  rows = [row for row in ROWS if any(line["row"] == row for line in lines)]
+  entries = []
+  for row in rows:
+    for measure in MEASURES:
+      own, full = _values(lines, row, measure), _values(lines, FULL, measure)
+      if not own:
+        continue
+      entry = {"row": row, "measure": measure, "cases": len(own)}
+      entry |= _interval("", own)
+      shared = {case: own[case] - full[case] for case in own.keys() & full.keys()}
+      if shared and row != FULL:
+        entry |= _interval("difference_", shared)
+      entries.append(entry)
+  return entries
+
+
+def _values(
+  lines: Sequence[Mapping[str, Any]], row: str, measure: str
+) -> dict[tuple[str, str, int], float]:
+  return {
+    (line["scene"], line["instruction"], line["seed"]): line[measure]
+    for line in lines
+    if line["row"] == row and line[measure] is not None
+  }
+
+
+def _interval(prefix: str, values: Mapping[tuple[str, str, int], float]) -> dict[str, float]:
+  """Mean over scenes, each a mean over its cases, and the percentiles of resampled scenes."""
+  names = sorted({scene for scene, *_ in values})
+  means = np.array([np.mean([v for c, v in values.items() if c[0] == name]) for name in names])
+  drawn = np.random.default_rng(0).integers(0, len(means), (RESAMPLED, len(means)))
+  low, high = np.percentile(means[drawn].mean(axis=1), (2.5, 97.5))
+  found = {"mean": means.mean(), "low": low, "high": high}
+  return {f"{prefix}{name}": round(float(value), 5) for name, value in found.items()}
+
+
+def markdown(entries: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> str:
+  """Two tables: means with the seconds of an edit, and differences from the full method."""
+  found = {(entry["row"], entry["measure"]): entry for entry in entries}
+  rows = [row for row in ROWS if any(line["row"] == row for line in lines)]
+  tables = []
+  for title, prefix in (("Means", ""), ("Differences from the full method", "difference_")):
+    head = ["", *MEASURES, *([] if prefix else ["cases", "median s"])]
+    body = []
+    for row in rows:
+      cells = [_cell(found.get((row, measure), {}), prefix) for measure in MEASURES]
+      if not any(cells):
+        continue
+      if not prefix:
+        seconds = [line["seconds"] for line in lines if line["row"] == row]
+        cells += [str(len(seconds)), f"{np.median(seconds):.1f}"]
+      body.append([row, *cells])
+    parts = [head, ["---"] * len(head), *body]
+    table = "\n".join(f"| {' | '.join(part)} |" for part in parts)
+    tables.append(f"## {title}\n\n{table}\n")
+  return "\n".join(tables)
+
+
+def _cell(entry: Mapping[str, Any], prefix: str) -> str:
+  if f"{prefix}mean" not in entry:
+    return ""
+  digits = 2 if entry["measure"] == "psnr" else 3
+  sign = "+" if prefix else ""
+  mean, low, high = (entry[f"{prefix}{name}"] for name in ("mean", "low", "high"))
+  return f"{mean:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def write_tables(out: pathlib.Path, lines: Sequence[Mapping[str, Any]], title: str) -> None:
+  """ablations.md, .csv and .json."""
+  entries = summary(lines)
+  (out / "ablations.md").write_text(f"# Ablations\n\n{title}\n\n{markdown(entries, lines)}")
+  seconds = {row: [line["seconds"] for line in lines if line["row"] == row] for row in ROWS}
+  medians = {row: float(np.median(taken)) for row, taken in seconds.items() if taken}
+  content = {"about": title, "median_seconds": medians, "entries": entries}
+  (out / "ablations.json").write_text(json.dumps(content, indent=1))
+  fields = list(dict.fromkeys(name for entry in entries for name in entry))
+  with (out / "ablations.csv").open("w", newline="") as file:
+    table = csv.DictWriter(file, fields)
+    table.writeheader()
+    table.writerows(entries)
+
+
+def write_picture(out: pathlib.Path, case: str, size: int) -> None:
+  """ablations.png: a line of views for each row of one case."""
+  files = [out / "pictures" / case / f"{row}.png" for row in ROWS]
+  strips = [Image.open(file) for file in files if file.exists()]
+  count = strips[0].width // strips[0].height
+  images = [np.asarray(strip.resize((count * size, size))) for strip in strips]
+  lines = np.stack([np.stack(np.split(image, count, axis=1)) for image in images])
+  labels = [[file.stem, *[""] * (count - 1)] for file in files if file.exists()]
+  Image.fromarray(sheets.contact_sheet(lines, labels)).save(out / "ablations.png")
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+def drawn_scenes(out: pathlib.Path, count: int) -> list[pathlib.Path]:
+  """The scenes of the report, written where they are not whole yet."""
+  folders = [out / "scenes" / f"scene_{i:02}" for i in range(count)]
+  for i, folder in enumerate(folders):
+    if not (folder / "edits.json").exists():  # it is written last
+      shutil.rmtree(folder, ignore_errors=True)
+      scenes.write(folder, scenes.draw(FIRST_SEED + i))
+  return folders
+
+
+def claim(out: pathlib.Path, settings: ConfigDict, clip: pathlib.Path) -> None:
+  """Notes the settings that the folder's cases share. Raises ConfigError if they were others."""
+  of_cases = ("instruction", "seed", "run_dir", "scene.path")
+  now = {name: x for name, x in config.flat(settings).items() if name not in of_cases}
+  for folder in (*(now[name] for name in edit_folders(now)), str(clip)):
+    description = pathlib.Path(folder) / weights.INFO
+    if description.exists():  # what is missing is reported by the one who loads it
+      now[f"sha256 of {description}"] = hashlib.sha256(description.read_bytes()).hexdigest()
+  now = json.loads(json.dumps(now))
+  file = out / "settings.json"
+  if not file.exists():
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(now, indent=1))
+    return
+  before = json.loads(file.read_text())
+  for name in sorted(before.keys() | now.keys()):
+    if before.get(name) != now.get(name):
+      raise ConfigError(
+        f"{out} holds cases for which {name} was {before.get(name)!r}, and it is "
+        f"{now.get(name)!r} now; go on as they began, or name another folder"
+      )
+
+
+def edit_folders(settings: Mapping[str, Any]) -> list[str]:
+  """The settings that name a folder of weights."""
+  return [name for name in settings if re.fullmatch(r".*\.(weights|vae|image_encoder)", name)]
+
+
+def finished(file: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of cases.jsonl; one that was cut off is dropped, from the file too."""
+  whole = []
+  for line in file.read_text().splitlines() if file.exists() else []:
+    try:
+      whole.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  file.write_text("".join(json.dumps(line) + "\n" for line in whole))
+  return whole
+
+
+def run_all(bench: Bench, folders: Sequence[pathlib.Path], args: argparse.Namespace) -> None:
+  """Every case that has no line yet, scene by scene, then the tables and the picture."""
+  asked = [task for i, folder in enumerate(folders) for task in _asked(folder, i, args.quick)]
+  seeds = (0,) if args.quick else (0, 1)
+  cases = [(row, task, seed) for task in asked for seed in seeds for row in args.rows]
+  file = bench.out / "cases.jsonl"
+  lines = finished(file)
+  done = {(line["row"], line["scene"], line["instruction"], line["seed"]) for line in lines}
+  key = lambda case: (case[0], case[1].folder.name, case[1].instruction, case[2])
+  left = [case for case in cases if key(case) not in done]
+  print(f"{len(cases)} edits, {len(cases) - len(left)} of them finished", flush=True)
+  began = time.monotonic()
+  for i, case in enumerate(left, 1):
+    line = bench.finish(*case)
+    with file.open("a") as cases_file:
+      cases_file.write(json.dumps(line) + "\n")
+    lines.append(line)
+    rest = terminal.duration((time.monotonic() - began) / i * (len(left) - i))
+    print(f"{i} of {len(left)}: {line['scene']}, {line['instruction']}, {line['row']}: ", end="")
+    print(f"{line['seconds']:.1f} s, {rest} left", flush=True)
+  settings = bench.settings
+  title = f"{len(folders)} scenes, {len(asked)} instructions, seeds {seeds}. {machine.describe()}"
+  write_tables(bench.out, lines, title)
+  case = _case(asked[0].folder.name, asked[0].instruction, seeds[0])
+  write_picture(bench.out, case, settings.student.size)
+  print((bench.out / "ablations.md").read_text())
+
+
+def _asked(folder: pathlib.Path, number: int, quick: bool) -> list[Task]:
+  return tasks(folder, number)[: 2 if quick else 4]
+
+
+def settings_of(argv: Sequence[str]) -> ConfigDict:
+  """The base settings: a config file's with changes, in calls of a whole timestep."""
+  if not any(argument.startswith("--config=") for argument in argv):
+    argv = [f"--config={REPOSITORY / 'configs' / 'ablations.py'}", *argv]
+  settings = config.parse(["ablations", *argv])
+  settings.log_every = max(settings.distill.iterations_first, settings.distill.iterations, 1)
+  settings.image_every = 0
+  return settings
+
+
+def _rows(text: str) -> list[str]:
+  rows = [row.strip() for row in text.split(",")]
+  for row in rows:
+    if row not in ROWS:
+      raise argparse.ArgumentTypeError(f"{row!r} is not one of {', '.join(ROWS)}")
+  return rows
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs what is left and writes the tables; gives the exit code."""
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.ablations",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("out", type=pathlib.Path)
+  parser.add_argument("--quick", action="store_true", help="two scenes, instructions, one seed")
+  parser.add_argument("--scenes", type=pathlib.Path, help="folder of scenes of the micro world")
+  parser.add_argument("--rows", type=_rows, default=list(ROWS), help=f"of {', '.join(ROWS)}")
+  parser.add_argument("--clip", type=pathlib.Path, default=BUNDLED / "metric_clip")
+  args, rest = parser.parse_known_args(argv[1:])
+  try:
+    settings = settings_of(rest)
+    claim(args.out, settings, args.clip)
+    folders = _folders(args)
+    models = edit.load_models(config.resolve(settings, jax.default_backend()))
+    run_all(Bench(args.out, settings, models, load_judge(args.clip)), folders, args)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+def _folders(args: argparse.Namespace) -> list[pathlib.Path]:
+  if args.scenes is None:
+    return drawn_scenes(args.out, 2 if args.quick else DRAWN)
+  found = sorted(file.parent for file in args.scenes.glob("*/edits.json"))
+  if not found:
+    raise ConfigError(
+      f"--scenes={args.scenes}: it holds no scene (no */edits.json); "
+      "python -m imx2mx_jax.micro.scenes writes some"
+    )
+  return found[:2] if args.quick else found
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))
