@@ -1,5 +1,5 @@
-"""Released PyTorch weights -> the networks of imx2mx_jax.
+"""Released PyTorch weights -> the networks of imx2mx_jax, and back.
 
 `names` and its tables say which released tensor becomes which parameter; `reader` opens what was
-released; `writer` writes converted folders; `__main__` is the command.
+released; `writer` writes converted folders, `export` writes them back; `__main__` is the command.
 """

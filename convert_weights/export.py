@@ -24,7 +24,6 @@ from convert_weights.tables import clip
 from imx2mx_jax import checkpoint, weights
 from imx2mx_jax.errors import WeightsError
 
-NOTICE = "NOTICE"
 _AGAIN = "convert or train it again"
 _SAMPLER = "EulerAncestralDiscreteScheduler"
 
@@ -46,13 +45,12 @@ def export(kind: str, src: pathlib.Path, dst: pathlib.Path, dtype: str = "float3
     for name, document in documents.items():
       _write(folder / name, json.dumps(document, indent=1) + "\n")
     for network in networks:
-      place = reader.PLACES[kind][network.name]
+      place = reader.PLACES[kind][network.name]  # of its names the last is the plain one
       file = folder / f"{place.folders[-1]}{place.stems[-1]}.safetensors"
       _write_tensors(file, network, _arrays(src, info, network.name))
     if kind in reader.TOKENIZERS:
-      within = folder / reader.TOKENIZERS[kind]
-      shutil.copytree(src / weights.TOKENIZER, within, dirs_exist_ok=True)
-    _write(folder / NOTICE, _notice(info))
+      _copy_files(src / weights.TOKENIZER, folder / reader.TOKENIZERS[kind])
+    _write(folder / "NOTICE", _notice(info))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +199,12 @@ def _write_tensors(
 def _notice(info: weights.ModelInfo) -> str:
   lines = (f"{info.kind}: {info.source}", f"licence: {info.licence}", info.terms, info.notice)
   return "\n".join(filter(None, lines)) + "\n"
+
+
+def _copy_files(src: pathlib.Path, dst: pathlib.Path) -> None:
+  dst.mkdir(exist_ok=True)
+  for file in src.iterdir():
+    shutil.copyfile(file, dst / file.name)
 
 
 def _write(file: pathlib.Path, text: str) -> None:
