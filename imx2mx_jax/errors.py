@@ -19,3 +19,11 @@ class ConfigError(UserError):
 
 class RunFolderError(UserError):
   """A run folder that cannot be written or resumed."""
+
+
+class ClaimError(RunFolderError):
+  """A folder in which another process works."""
+
+
+class ReportError(UserError):
+  """A report that cannot be made or written."""
