@@ -85,12 +85,14 @@ def test_the_tables_hold_what_the_cases_say(done):
   assert np.asarray(Image.open(done / "ablations.png")).shape[0] > len(ROWS) * 32
 
 
-def test_a_killed_run_goes_on_after_its_last_whole_line(done, one_scene, tmp_path, capsys):
+def test_a_killed_run_goes_on_after_its_last_whole_line(done, one_scene, tmp_path, capsys, caplog):
   out = shutil.copytree(done, tmp_path / "out")
   kept, cut = lines(out)[:3], lines(out)[3]
   text = "".join(json.dumps(line) + "\n" for line in kept) + json.dumps(cut)[:40]
   (out / "cases.jsonl").write_text(text)
-  assert ablations.main(arguments(out, one_scene)) == 0
+  with jax.log_compiles():
+    assert ablations.main(arguments(out, one_scene)) == 0
+  assert not [text for text in caplog.messages if text.startswith("Compiling")]
   assert "6 edits, 3 of them finished" in capsys.readouterr().out
   assert lines(out)[:3] == kept
   assert without_seconds(out) == without_seconds(done)
@@ -117,6 +119,17 @@ def test_a_row_changes_its_own_settings_only(one_scene, tmp_path):
   full = flat(runs["full"])
   for row, changes in ablations.EDITS.items():
     assert flat(runs[row]) == full | changes
+
+
+def test_edits_of_one_row_share_what_is_compiled_for_them(one_scene, tmp_path):
+  settings = ablations.settings_of([])
+  bench = ablations.Bench(tmp_path, settings, None, None)
+  one, other, _, _ = ablations.tasks(one_scene / "scene_05", 0)
+  runs = [bench.run("full", one, 0), bench.run("full", other, 1), bench.run("uniform t", one, 0)]
+  models = edit.load_models(runs[0])
+  first, second, uniform = (edit._method(run, models) for run in runs)
+  assert first == second and hash(first) == hash(second)
+  assert first != uniform
 
 
 def test_half_of_a_scenes_instructions_have_several_right_answers(one_scene):
