@@ -4,6 +4,7 @@
     grid.png            inputs above edits
     reference.png       the reference view as the student is given it
     config.json         every setting, fingerprints of what was read, versions and devices
+    metrics.json        how good the result is, by imx2mx_jax/evaluate; warp.png a map of it
     metrics.jsonl       a line for each iteration; events.out.tfevents.* the same for TensorBoard
     state/              what to go on from: <iterations>/ (Orbax), reference.safetensors
     student/            the personalised student, a converted folder as in weights.py
@@ -32,12 +33,21 @@ from imx2mx_jax import __version__, checkpoint, pictures, sheets, weights
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import RunFolderError
 from imx2mx_jax.journal import Journal
+from imx2mx_jax.resumable import STATE, Resumable, flat_settings
 from imx2mx_jax.scene import Scene
 from imx2mx_jax.shapes import Params, UInt8, np
 
 _CONFIG, _FINISHED, _PREVIEW = "config.json", "finished.json", "preview.png"
-_STATE, _REFERENCE = "state", "state/reference.safetensors"
-_FREE = ("run_dir", "preview", "save_every", "image_every")  # settings that change no result
+_REFERENCE = f"{STATE}/reference.safetensors"
+_FREE = (  # settings that change no edited view
+  "run_dir",
+  "preview",
+  "save_every",
+  "image_every",
+  "source_caption",
+  "edited_caption",
+  "metric_clip",
+)
 _WEIGHTS = {  # setting: kind of model in that folder
   "teacher.weights": "teacher",
   "student.weights": "student",
@@ -71,15 +81,14 @@ def opened(run: RunConfig) -> Iterator["RunFolder"]:
         empty.rmdir()
 
 
-class RunFolder:
+class RunFolder(Resumable):
   """Writes the folder of one run. Made by `opened`.
 
   path: the folder. step: iterations after which a state is saved.
   """
 
   def __init__(self, path: epath.Path, run: RunConfig):
-    self.path = path
-    self.step = 0
+    super().__init__(path, run.save_every)
     self._run = run
     self._journal: Journal | None = None
 
@@ -103,14 +112,10 @@ class RunFolder:
     before = _read_json(self.path / _CONFIG)
     for name, fingerprint in _fingerprints(self._run, scene).items():
       if before["read"].get(name) != fingerprint:
-        was, now = before["settings"][name], _settings(self._run)[name]
+        was, now = before["settings"][name], flat_settings(self._run)[name]
         raise _another_run(self.path, name, was, now)
     arrays = safetensors.numpy.load((self.path / _REFERENCE).read_bytes())
-    steps = [int(entry.name) for entry in (self.path / _STATE).iterdir() if entry.name.isdigit()]
-    if not steps:
-      return arrays, None
-    self.step = max(steps)
-    return arrays, _restore(self.path / _STATE / str(self.step), abstract_state())
+    return arrays, self.last_state(abstract_state())
 
   def begin(
     self, scene: Scene, reference: UInt8[np.ndarray, "H W 3"], arrays: Mapping[str, np.ndarray]
@@ -135,19 +140,6 @@ class RunFolder:
     """The views as they are now."""
     with self._writing():
       self._journal.picture(step, images)
-
-  def due(self, step: int) -> bool:
-    """Whether the state after `step` iterations should be saved."""
-    return step - self.step >= self._run.save_every
-
-  def save(self, step: int, state: Any) -> None:
-    """Saves the state after `step` iterations; the one before goes when this one is whole."""
-    with self._writing():
-      checkpoint.save(self.path / _STATE / str(step), _flat(state))
-      self.step = step
-      for entry in (self.path / _STATE).iterdir():
-        if entry.is_dir() and entry.name != str(step):
-          entry.rmtree()
 
   def finish(
     self, scene: Scene, images: UInt8[np.ndarray, "N H W 3"], params: Params, seconds: float
@@ -174,13 +166,6 @@ class RunFolder:
       with contextlib.suppress(OSError):  # a full disk was reported when it was written to
         self._journal.close()
 
-  def _write(self, name: str, content: bytes) -> None:
-    file = self.path / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.parent / f".{file.name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(file)
-
   def _write_config(self, scene: Scene) -> None:
     file = self.path / _CONFIG
     sessions = _read_json(file)["sessions"] if file.exists() else []
@@ -194,7 +179,7 @@ class RunFolder:
       "devices": [device.device_kind for device in jax.devices()],
     }
     content = {
-      "settings": _settings(self._run),
+      "settings": flat_settings(self._run),
       "names": scene.names,
       "read": _fingerprints(self._run, scene),
       "sessions": [*sessions, session],
@@ -245,7 +230,7 @@ def _refuse_other(path: epath.Path, run: RunConfig) -> None:
       raise RunFolderError(f"{path} holds other things than a run ({foreign[0]}); {_ELSEWHERE}")
     return
   before = _read_json(path / _CONFIG)["settings"]
-  for name, now in _settings(run).items():
+  for name, now in flat_settings(run).items():
     if name not in _FREE and name not in _READ and before.get(name) != now:
       raise _another_run(path, name, before.get(name), now)
 
@@ -258,18 +243,9 @@ def _another_run(path: epath.Path, name: str, was: Any, now: Any) -> RunFolderEr
   )
 
 
-def _settings(run: RunConfig) -> dict[str, Any]:
-  """{"distill.dt": 25, ..}, of types that JSON knows."""
-  flat = {}
-  for name, value in json.loads(json.dumps(dataclasses.asdict(run))).items():
-    group = isinstance(value, dict)
-    flat |= {f"{name}.{field}": v for field, v in value.items()} if group else {name: value}
-  return flat
-
-
 def _fingerprints(run: RunConfig, scene: Scene) -> dict[str, str]:
   """{setting: sha256 of what was read there}."""
-  settings = _settings(run)
+  settings = flat_settings(run)
   infos = {name: (epath.Path(settings[name]) / weights.INFO).read_bytes() for name in _kinds(run)}
   cameras = epath.Path(scene.path).read_bytes()
   read = {"scene.path": cameras + pictures.to_uint8(scene.images).tobytes()} | infos
@@ -284,28 +260,9 @@ def _kinds(run: RunConfig) -> dict[str, str]:
 def _notice(run: RunConfig) -> str:
   parts = ["The pictures and weights in this folder were made with these models.\n"]
   for name, kind in _kinds(run).items():
-    info = weights.read_info(_settings(run)[name], kind)
+    info = weights.read_info(flat_settings(run)[name], kind)
     parts.append(f"{kind}: {info.source}\nlicence: {info.licence}\n{info.terms}\n{info.notice}\n")
   return "\n".join(parts)
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def _restore(folder: epath.Path, abstract_state: Any) -> Any:
-  wanted = _flat(abstract_state)
-  try:
-    found = checkpoint.contents(folder)
-    if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in wanted.items()}:
-      raise checkpoint.CheckpointError("it holds other arrays than this version of the program")
-    arrays = checkpoint.restore(folder, wanted)
-  except checkpoint.CheckpointError as error:
-    raise RunFolderError(
-      f"{folder} cannot be read ({error}); delete {folder.parents[1]} and start anew"
-    ) from error
-  return jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in wanted])
 
 
 def _json(content: Any) -> bytes:

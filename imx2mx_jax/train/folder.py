@@ -8,33 +8,30 @@ state/                what to go on from: <steps>/ (Orbax)
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-import jax
 from etils import epath
 
 from imx2mx_jax import checkpoint, sheets, weights
 from imx2mx_jax.errors import RunFolderError
 from imx2mx_jax.journal import Journal
+from imx2mx_jax.resumable import Resumable, flat_settings
 from imx2mx_jax.shapes import UInt8, np
 from imx2mx_jax.train.settings import TrainConfig
 
-_CONFIG, _STATE = "config.json", "state"
+_CONFIG = "config.json"
 _FREE = ("run_dir", "steps", "minutes", "save_every", "sample_every")  # may differ on going on
 _READ = ("start", "frozen.vae", "frozen.image_encoder", "frozen.text_encoder")
 _ELSEWHERE = "choose another folder with --config.run_dir=..."
 
 
-class TrainFolder:
+class TrainFolder(Resumable):
   """Writes the folder of one training. step: steps after which a state is saved."""
 
   def __init__(self, run: TrainConfig):
-    self.path = epath.Path(run.run_dir).expanduser()
-    self.step = 0
+    super().__init__(epath.Path(run.run_dir).expanduser(), run.save_every)
     self._run = run
     self._journal: Journal | None = None
 
@@ -46,27 +43,10 @@ class TrainFolder:
     if self._journal:
       self._journal.close()
 
-  def saved(self, wanted: Any) -> Any:
-    """The last state, or None. wanted: a tree of ShapeDtypeStructs with shardings."""
-    if not (self.path / _STATE).exists():
-      return None
-    steps = [int(entry.name) for entry in (self.path / _STATE).iterdir() if entry.name.isdigit()]
-    if not steps:
-      return None
-    self.step = max(steps)
-    folder, flat = self.path / _STATE / str(self.step), _flat(wanted)
-    try:
-      arrays = checkpoint.restore(folder, flat)
-    except checkpoint.CheckpointError as error:
-      raise RunFolderError(
-        f"{folder} cannot be read ({error}); delete {self.path} and start anew"
-      ) from error
-    return jax.tree.unflatten(jax.tree.structure(wanted), [arrays[name] for name in flat])
-
   def begin(self) -> None:
     """Before the first step of a training or of its continuation."""
     with self._writing():
-      settings = {"settings": _settings(self._run), "read": _fingerprints(self._run)}
+      settings = {"settings": flat_settings(self._run), "read": _fingerprints(self._run)}
       self._write(_CONFIG, (json.dumps(settings, indent=1) + "\n").encode())
       self._journal = Journal(self.path, self.step)
 
@@ -84,19 +64,6 @@ class TrainFolder:
       self._write(f"samples/{step:06}.png", sheets.png(picture))
       self._journal.picture(step, picture[None])
 
-  def due(self, step: int) -> bool:
-    """Whether the state after `step` steps should be saved."""
-    return step - self.step >= self._run.save_every
-
-  def save(self, step: int, state: Any) -> None:
-    """Saves the state after `step` steps; the one before goes when this one is whole."""
-    with self._writing():
-      checkpoint.save(self.path / _STATE / str(step), _flat(state))
-      self.step = step
-      for entry in (self.path / _STATE).iterdir():
-        if entry.is_dir() and entry.name != str(step):
-          entry.rmtree()
-
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
     try:
@@ -108,13 +75,6 @@ class TrainFolder:
         f"{self.step} steps"
       ) from error
 
-  def _write(self, name: str, content: bytes) -> None:
-    file = self.path / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.parent / f".{file.name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(file)
-
 
 def _refuse_other(path: epath.Path, run: TrainConfig) -> None:
   """Refuses a folder that is not a training's, or whose settings or weights are others."""
@@ -123,7 +83,7 @@ def _refuse_other(path: epath.Path, run: TrainConfig) -> None:
       raise RunFolderError(f"{path} holds other things than a training; {_ELSEWHERE}")
     return
   before = json.loads((path / _CONFIG).read_text())
-  for name, now in _settings(run).items():
+  for name, now in flat_settings(run).items():
     was = before["settings"].get(name)
     if name not in (*_FREE, *_READ) and was != now:
       raise RunFolderError(
@@ -138,30 +98,12 @@ def _refuse_other(path: epath.Path, run: TrainConfig) -> None:
       )
 
 
-def _settings(run: TrainConfig) -> dict[str, Any]:
-  """{"data.size": 48, ..}, of types that JSON knows."""
-
-  def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    fields = {}
-    for name, value in tree.items():
-      inner = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-      fields |= inner
-    return fields
-
-  return flat(json.loads(json.dumps(dataclasses.asdict(run))))
-
-
 def _fingerprints(run: TrainConfig) -> dict[str, str]:
   """{setting: sha256 of the description of the weights that lie there}."""
-  settings = _settings(run)
+  settings = flat_settings(run)
   files = {name: epath.Path(settings[name]) / weights.INFO for name in _READ if settings[name]}
   return {
     name: hashlib.sha256(file.read_bytes()).hexdigest()
     for name, file in files.items()
     if file.exists()
   }
-
-
-def _flat(tree: Any) -> dict[str, Any]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

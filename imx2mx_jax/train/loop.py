@@ -253,7 +253,7 @@ def _state(program: Program, parts: networks.Parts, folder: TrainFolder) -> Trai
     abstract,
     places,
   )
-  saved = folder.saved(wanted)
+  saved = folder.last_state(wanted)
   if saved is not None:
     print(f"going on after {folder.step} steps", flush=True)
     return saved

@@ -37,7 +37,7 @@ def test_a_run_that_was_stopped_and_killed_ends_as_one_that_was_not(finished, ca
   with support.started(cache, folder) as process:
     lines = support.interrupt(process, signal.SIGINT, at="iteration 2 ")
     assert process.wait() == 130
-  saved = int(next((folder / "state").glob("[0-9]*")).name)
+  saved = max(int(state.name) for state in (folder / "state").glob("[0-9]*"))
   assert "same command goes on" in lines[-2] and lines[-1] == str(folder)
   assert 2 <= saved < TOTAL
   assert len(support.journal(folder)) == saved
@@ -101,10 +101,26 @@ def test_a_scene_that_was_changed_in_its_place_is_noticed(finished, tmp_path, ca
   assert "--config.scene.path has other content" in support.refused(capsys, folder)
 
 
-def test_a_damaged_state_is_named(finished, tmp_path, capsys):
-  folder = unfinished(finished, tmp_path / "run")
-  for file in (folder / "state" / str(TOTAL)).rglob("*"):
+def torn(state):
+  """Every file of the state loses its second half."""
+  for file in state.rglob("*"):
     if file.is_file():
       os.truncate(file, file.stat().st_size // 2)
-  error = support.refused(capsys, folder)
-  assert f"{folder / 'state' / str(TOTAL)} cannot be read" in error
+  return state
+
+
+def test_after_a_damaged_state_a_run_goes_on_from_the_one_before(finished, cache, tmp_path):
+  folder = unfinished(finished, tmp_path / "run")
+  damaged = torn(folder / "state" / str(TOTAL))
+  lines = support.ran(cache, folder)
+  assert any(line.startswith(f"{damaged} cannot be read") for line in lines)
+  assert f"going on after {TOTAL - 4} iterations" in lines
+  assert result(folder) == result(finished.folder)
+  assert support.journal(folder) == support.journal(finished.folder)
+
+
+def test_damaged_states_are_refused(finished, tmp_path, capsys):
+  folder = unfinished(finished, tmp_path / "run")
+  first, last = sorted((folder / "state").glob("[0-9]*"), key=lambda state: int(state.name))
+  torn(first), torn(last)
+  assert f"{first} cannot be read" in support.refused(capsys, folder)

@@ -1,0 +1,111 @@
+"""What the folders of runs and of trainings have in common: whole files, states to go on from."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+
+from imx2mx_jax import checkpoint
+from imx2mx_jax.errors import RunFolderError
+
+STATE = "state"
+_KEPT = 2  # states: the last one, and the one before for the case that the last is damaged
+
+
+class Resumable:
+  """A folder in which each file appears whole and the last states lie under state/<steps>.
+
+  path: the folder. step: steps after which a state is saved. A subclass's `_writing` is the context
+  in which its files are written; it turns a failure into a sentence.
+  """
+
+  def __init__(self, path: epath.Path, save_every: int):
+    self.path = path
+    self.step = 0
+    self._save_every = save_every
+
+  def due(self, step: int) -> bool:
+    """Whether the state after `step` steps should be saved."""
+    return step - self.step >= self._save_every
+
+  def save(self, step: int, state: Any) -> None:
+    """Saves the state after `step` steps; the oldest goes when this one is whole."""
+    with self._writing():
+      folder = self.path / STATE / str(step)
+      folder.rmtree(missing_ok=True)  # a damaged one
+      checkpoint.save(folder, flat_tree(state))
+      self.step = step
+      kept = [one for one in self._steps() if one <= step][:_KEPT]
+      for other in set(self._steps()) - set(kept):
+        (self.path / STATE / str(other)).rmtree()
+
+  def last_state(self, wanted: Any) -> Any | None:
+    """The last state that can be read, None before the first; `step` is then its number.
+
+    wanted: a tree of ShapeDtypeStructs. A state that cannot be read is named.
+    """
+    steps = self._steps()
+    for step in steps:
+      folder = self.path / STATE / str(step)
+      try:
+        state = _restore(folder, wanted)
+      except checkpoint.CheckpointError as error:
+        if step == steps[-1]:
+          raise RunFolderError(
+            f"{folder} cannot be read ({error}); delete {self.path} and start anew"
+          ) from error
+        print(f"{folder} cannot be read ({error}); trying the state before", flush=True)
+      else:
+        self.step = step
+        return state
+    return None
+
+  def _steps(self) -> list[int]:
+    """Of the saved states, the last first."""
+    if not (self.path / STATE).exists():
+      return []
+    names = [entry.name for entry in (self.path / STATE).iterdir()]
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+  def _write(self, name: str, content: bytes) -> None:
+    file = self.path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.parent / f".{file.name}.tmp"
+    temporary.write_bytes(content)
+    temporary.replace(file)
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    raise NotImplementedError
+
+
+def flat_settings(settings: Any) -> dict[str, Any]:
+  """A dataclass of dataclasses as {"distill.dt": 25, ..}, of types that JSON knows."""
+
+  def flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+      if isinstance(value, dict):
+        yield from flat(value, f"{prefix}{name}.")
+      else:
+        yield prefix + name, value
+
+  return dict(flat(json.loads(json.dumps(dataclasses.asdict(settings))), ""))
+
+
+def flat_tree(tree: Any) -> dict[str, Any]:
+  """{path: leaf}, as checkpoints name arrays."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _restore(folder: epath.Path, wanted: Any) -> Any:
+  flat = flat_tree(wanted)
+  found = checkpoint.contents(folder)
+  if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in flat.items()}:
+    raise checkpoint.CheckpointError("it holds other arrays than this version of the program")
+  arrays = checkpoint.restore(folder, flat)
+  return jax.tree.unflatten(jax.tree.structure(wanted), [arrays[name] for name in flat])
