@@ -7,12 +7,10 @@ leaves a folder from which the same command goes on. Exit codes: 0 done; 1 a mis
 given, or no room to write; 130 and 143 stopped.
 """
 
-import errno
 import sys
 from collections.abc import Sequence
 
 from imx2mx_jax import __version__, config, terminal
-from imx2mx_jax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,40 +19,32 @@ def main(argv: Sequence[str]) -> int:
     print(f"{__doc__}\nFields and their defaults:\n{config.describe()}")
     return 0
   try:
-    settings = config.parse(argv)
-    print(f"imx2mx_jax {__version__}: {settings.instruction}", flush=True)
-    if settings.preview:
-      return _preview(settings)
-    with terminal.Stop() as stop:
-      return _run(settings, stop)
+    return terminal.exit_code(lambda: _edit(argv))
   except KeyboardInterrupt:  # of a preview, which leaves nothing to go on from
     print("stopped", file=sys.stderr)
     return 130
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-  except OSError as error:
-    if error.errno != errno.ENOSPC:
-      raise
-    print(f"error: the disk is full ({error.filename}); free some space", file=sys.stderr)
-  return 1
 
 
-def _run(settings: config.ConfigDict, stop: terminal.Stop) -> int:
+def _edit(argv: Sequence[str]) -> int:
+  settings = config.parse(argv)
+  print(f"imx2mx_jax {__version__}: {settings.instruction}", flush=True)
+  if settings.preview:
+    return _run(settings, None)
+  with terminal.Stop() as stop:
+    return _run(settings, stop)
+
+
+def _run(settings: config.ConfigDict, stop: terminal.Stop | None) -> int:
   import jax  # this and what follows take seconds; the first line is out
 
   from imx2mx_jax import session
 
-  print(session.edit_scene(config.resolve(settings, jax.default_backend()), stop))
+  run = config.resolve(settings, jax.default_backend())
+  if stop is None:
+    print(session.preview(run))
+    return 0
+  print(session.edit_scene(run, stop))
   return stop.exit_code
-
-
-def _preview(settings: config.ConfigDict) -> int:
-  import jax
-
-  from imx2mx_jax import session
-
-  print(session.preview(config.resolve(settings, jax.default_backend())))
-  return 0
 
 
 if __name__ == "__main__":

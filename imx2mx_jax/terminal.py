@@ -1,12 +1,29 @@
 """What a door shows to the person in front of it, and what it hears: progress, Ctrl-C."""
 
+import errno
 import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 
 import rich.progress
+
+from imx2mx_jax.errors import UserError
+
+
+def exit_code(work: Callable[[], int]) -> int:
+  """What `work` gives; 1 after a mistake of the user or a full disk, which are told in a line."""
+  try:
+    return work()
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+  except OSError as error:
+    if error.errno != errno.ENOSPC:
+      raise
+    print(f"error: the disk is full ({error.filename}); free some space", file=sys.stderr)
+  return 1
 
 
 class Stop:

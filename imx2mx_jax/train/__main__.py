@@ -7,12 +7,10 @@ path. Ctrl-C leaves a folder from which the same command goes on. Exit codes: 0 
 what was given, or no room to write; 130 and 143 stopped.
 """
 
-import errno
 import sys
 from collections.abc import Sequence
 
 from imx2mx_jax import __version__, config, terminal
-from imx2mx_jax.errors import UserError
 from imx2mx_jax.train import settings
 
 
@@ -21,27 +19,19 @@ def main(argv: Sequence[str]) -> int:
   if {"-h", "--help"} & set(argv):
     print(f"{__doc__}\nFields and their defaults:\n{settings.describe()}")
     return 0
-  try:
-    tree = config.parse(argv)
-    print(f"imx2mx_jax {__version__}: training", flush=True)
-    with terminal.Stop() as stop:
-      return _run(tree, stop)
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-  except OSError as error:
-    if error.errno != errno.ENOSPC:
-      raise
-    print(f"error: the disk is full ({error.filename}); free some space", file=sys.stderr)
-  return 1
+  return terminal.exit_code(lambda: _train(argv))
 
 
-def _run(tree: config.ConfigDict, stop: terminal.Stop) -> int:
-  import jax  # this and what follows take seconds; the first line is out
+def _train(argv: Sequence[str]) -> int:
+  tree = config.parse(argv)
+  print(f"imx2mx_jax {__version__}: training", flush=True)
+  with terminal.Stop() as stop:
+    import jax  # this and what follows take seconds; the first line is out
 
-  from imx2mx_jax.train import loop
+    from imx2mx_jax.train import loop
 
-  print(loop.train(settings.resolve(tree, jax.default_backend()), stop))
-  return stop.exit_code
+    print(loop.train(settings.resolve(tree, jax.default_backend()), stop))
+    return stop.exit_code
 
 
 if __name__ == "__main__":
