@@ -74,6 +74,12 @@ def enlarge(
   return {path: x * factor if path in ends else x for path, x in params.items()}
 
 
+def delicate(shape: UNetShape | SevaShape) -> tuple[str, ...]:
+  """Prefixes of the paths whose weights are too large, or count too much, for float16."""
+  at = _places(shape)
+  return (at.time_embedding, f"{at.block}/time", f"{at.block}/skip", "norm_out", "conv_out")
+
+
 def _places(shape: UNetShape | SevaShape) -> _Places:
   if isinstance(shape, UNetShape):
     if shape.up_attention[-1]:

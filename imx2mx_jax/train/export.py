@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import safetensors.numpy
 
 from imx2mx_jax import checkpoint, weights
 from imx2mx_jax.micro import readout
+from imx2mx_jax.models.seva import SevaShape
+from imx2mx_jax.models.unet import UNetShape
 from imx2mx_jax.shapes import Params
 from imx2mx_jax.train.networks import TRAINED, Parts, kind_of, within
 from imx2mx_jax.train.settings import TrainConfig
@@ -21,6 +24,7 @@ _WRITTEN = {
   "teacher": ("teacher",),
   "student": ("student",),
 }
+_DENOISERS = (UNetShape, SevaShape)
 _SMALL = 1 << 28  # bytes: more than that goes into an Orbax checkpoint
 
 
@@ -94,6 +98,8 @@ def write_models(
   if run.readout:
     trained = TRAINED[run.model]
     own[trained] = readout.enlarge(shapes[trained], own[trained])
+  if run.stored == "float16":
+    own = {name: _halved(run, shapes[name], params) for name, params in own.items()}
   if run.model == "clip":
     shapes["vision"], own["vision"] = shapes["clip"].vision, within(own["clip"], "vision")
   for kind in _WRITTEN[run.model]:
@@ -107,6 +113,12 @@ def write_models(
       _origin(run),
       parts.tokenizer if text else None,
     )
+
+
+def _halved(run: TrainConfig, shape: Any, params: Params) -> Params:
+  """In float16, but for what a read-out needs in float32."""
+  exact = readout.delicate(shape) if run.readout and isinstance(shape, _DENOISERS) else ()
+  return {k: x if k.startswith(exact) else x.astype(jnp.float16) for k, x in params.items()}
 
 
 def _origin(run: TrainConfig) -> Origin:

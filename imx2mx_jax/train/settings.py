@@ -122,6 +122,7 @@ class TrainConfig:
   log_every: int = 20  # steps in one call to the device; metrics are their means
   save_every: int = 1000  # steps between saved states, from which a stopped training goes on
   sample_every: int = 1000  # steps between sample pictures and their figures; 0: none
+  stored: str = "float32"  # of the weights in files; float16 leaves a read-out in float32
   licence: str = "unknown"  # of the weights, where they do not continue others
   notice: str = ""  # whom to name, likewise
   data: DataConfig = DataConfig()
@@ -193,6 +194,7 @@ _SHARE = base.between(0, 1)
 _CHECKS = {
   "seed": base.between(0, 2**31 - 1),
   "dtype": base.choice("", "float32", "bfloat16"),
+  "stored": base.choice("float32", "float16"),
   "steps": COUNT,
   "batch": COUNT,
   "minutes": NOT_NEGATIVE,

@@ -132,3 +132,22 @@ def test_a_transformer_after_the_last_block_leaves_no_read_out():
     readout.seva(SevaShape(), {})
   with pytest.raises(ValueError, match="must end with False"):
     readout.unet(UNetShape(), {})
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_float16_spares_the_read_out_if_what_is_delicate_stays(case):
+  cls, shape, make, output = case
+  network = initialise(cls, shape, 0)
+  params = readout.enlarge(shape, make(shape, network.params).params)
+  exact = readout.delicate(shape)
+  halved = lambda path: np.asarray(params[path]).astype(np.float16).astype(np.float32)
+  kept = {path: x if path.startswith(exact) else halved(path) for path, x in params.items()}
+  lost = {path: halved(path) for path in params}
+
+  top = LEVELS[-1:]
+  errors = []
+  for changed in (kept, lost):
+    _, wanted = output(Network(network.graphdef, params), top)
+    _, found = output(Network(network.graphdef, changed), top)
+    errors.append(float(np.abs(found - wanted).max()))
+  assert errors[0] < 1e-3 and errors[0] < errors[1] / 2
