@@ -3,7 +3,7 @@
 XLA's own convolutions are the best there are, but for two cases on CPUs: with the axes in another
 order, as in their own gradients, they take a hundred times longer inside a loop; and pictures of a
 few cells take many times longer than a product of patches (benchmarks/RESULTS.md has the figures).
-So on CPUs the gradients are convolutions of transposed arrays, with the axes in the usual order, and
+So on CPUs the gradients are convolutions of transposed arrays, their axes in the usual order, and
 small pictures are taken apart into patches.
 """
 
