@@ -16,7 +16,10 @@ setup(
   license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=find_packages(include=["imx2mx_jax*", "convert_weights*"]),
-  package_data={"imx2mx_jax.micro": ["**/*.json", "**/*.safetensors", "**/*.png", "**/*.txt"]},
+  package_data={
+    "imx2mx_jax.micro": ["**/*.json", "**/*.safetensors", "**/*.png", "**/*.txt"],
+    "imx2mx_jax.report": ["templates/*"],
+  },
   install_requires=[
     "absl-py>=2.1",
     "diffusers>=0.38",
@@ -25,6 +28,7 @@ setup(
     "huggingface_hub>=1.0",
     "jax>=0.10",
     "jaxtyping>=0.3.3",
+    "jinja2>=3.1",
     "matplotlib>=3.9",
     "ml_collections>=1.0",
     "numpy>=2.0",

@@ -4,6 +4,7 @@
     grid.png            inputs above edits
     reference.png       the reference view as the student is given it
     config.json         every setting, fingerprints of what was read, versions and devices
+    snapshots/*.png     the views side by side on the way there, named by iterations
     metrics.json        how good the result is, by imx2mx_jax/evaluate; warp.png a map of it
     metrics.jsonl       a line for each iteration; events.out.tfevents.* the same for TensorBoard
     state/              what to go on from: <iterations>/ (Orbax), reference.safetensors
@@ -140,6 +141,7 @@ class RunFolder(Resumable):
     """The views as they are now."""
     with self._writing():
       self._journal.picture(step, images)
+      self._write(f"snapshots/{step:06}.png", sheets.png(np.concatenate(images, axis=1)))
 
   def finish(
     self, scene: Scene, images: UInt8[np.ndarray, "N H W 3"], params: Params, seconds: float

@@ -88,6 +88,7 @@ MAY_IMPORT = {
     "sheets",
     "weights",
   },
+  "report": {"config", "report", "sheets", "terminal"},
   "session": {
     "config",
     "edit",

@@ -1,0 +1,155 @@
+"""The measures of metrics.json in words: what each says, its value, and the floor beside it."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+  """One line of the table. at, floor: where metrics.json has it, its keys joined by dots."""
+
+  name: str
+  at: str
+  meaning: str
+  floor: str = ""
+  form: str = "{:.3f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """A measure of some runs, as one reads it; "" where it is not known."""
+
+  name: str
+  meaning: str
+  values: tuple[str, ...]
+  floor: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  """How far the points that two views share are off their epipolar lines, in pixels.
+
+  matches: points that the edited views share. error, floor: medians in the edited views (None where
+  nothing matches any more) and in the originals.
+  """
+
+  views: tuple[int, int]
+  matches: int
+  error: float | None
+  floor: float
+
+
+_PASSING = tuple(
+  Measure(
+    f"Pairs within {pixels} px",
+    f"epipolar.passing.{pixels}",
+    "Share of the pairs of views whose epipolar error is below that.",
+    f"epipolar.floor_passing.{pixels}",
+    "{:.0%}",
+  )
+  for pixels in (2, 4, 8)
+)
+MEASURES = (
+  Measure(
+    "Direction of the edit",
+    "clip.dir",
+    "Whether the pictures changed the way the captions did, as CLIP sees it, at most 1; near 0 the "
+    "edit did not happen.",
+  ),
+  Measure(
+    "Fit to the caption",
+    "clip.sim",
+    "How well the edited views fit the caption of the edited scene, as CLIP sees it; more is better.",
+  ),
+  Measure(
+    "Alike in all views",
+    "clip.cons",
+    "Whether the differences between views stayed what they were, as CLIP sees them, at most 1; "
+    "with a low direction it means that nothing was edited. It knows nothing of geometry.",
+  ),
+  Measure(
+    "Epipolar error",
+    "epipolar.median",
+    "How far points that two edited views share lie from where the cameras allow them, the median "
+    "over pairs; at the floor the edits fit the cameras as well as the photographs do.",
+    "epipolar.median_floor",
+    "{:.2f} px",
+  ),
+  *_PASSING,
+  Measure(
+    "Warp error",
+    "warp.mean",
+    "Difference in colour between a view and the others moved onto it by their true depth, hidden "
+    "places left out; less is better, and the photographs themselves have the floor.",
+    "warp.floor",
+    "{:.4f}",
+  ),
+  Measure(
+    "Background kept, PSNR",
+    "background.psnr",
+    "How equal photograph and edit are where nothing should have changed; above 30 dB one hardly "
+    "sees a difference.",
+    form="{:.1f} dB",
+  ),
+  Measure(
+    "Background kept, SSIM",
+    "background.ssim",
+    "The same by structure; 1 is equal.",
+  ),
+  Measure(
+    "Share that changed",
+    "background.share",
+    "How much of the pictures counts as edited, and not as background.",
+    form="{:.0%}",
+  ),
+)
+
+
+def lines(metrics: Sequence[Mapping[str, Any]]) -> list[Line]:
+  """The measures that at least one run has. metrics: each run's metrics.json.
+
+  The floor is of the scene, so any run's.
+  """
+  metrics = [_with_medians(one) for one in metrics]
+  found = []
+  for measure in MEASURES:
+    values = tuple(_text(one, measure.at, measure.form) for one in metrics)
+    floors = [_text(one, measure.floor, measure.form) for one in metrics]
+    if any(values):
+      found.append(Line(measure.name, measure.meaning, values, next(filter(None, floors), "")))
+  return found
+
+
+def pairs(metrics: Mapping[str, Any]) -> list[Pair]:
+  """The pairs of views, those first that lost most against their floor."""
+  found = [
+    Pair(tuple(pair["views"]), pair["matches"], _finite(pair["median_sed"]), pair["floor"])
+    for pair in metrics.get("epipolar", {}).get("pairs", [])
+  ]
+  lost = lambda pair: math.inf if pair.error is None else pair.error - pair.floor
+  return sorted(found, key=lost, reverse=True)
+
+
+def _with_medians(metrics: Mapping[str, Any]) -> dict[str, Any]:
+  measured = [pair for pair in pairs(metrics) if pair.error is not None]
+  if not measured:
+    return dict(metrics)
+  medians = {
+    "median": statistics.median(pair.error for pair in measured),
+    "median_floor": statistics.median(pair.floor for pair in measured),
+  }
+  return {**metrics, "epipolar": {**metrics["epipolar"], **medians}}
+
+
+def _finite(value: float | None) -> float | None:
+  return value if value is not None and math.isfinite(value) else None
+
+
+def _text(metrics: Mapping[str, Any], at: str, form: str) -> str:
+  value = metrics
+  for key in filter(None, at.split(".")):
+    value = value.get(key) if isinstance(value, Mapping) else None
+  return form.format(value) if isinstance(value, int | float) else ""

@@ -1,0 +1,114 @@
+"""What a finished run's folder holds, read for a report. Nothing else is read."""
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+from PIL import Image
+
+from imx2mx_jax import sheets
+from imx2mx_jax.errors import ReportError
+from imx2mx_jax.shapes import UInt8, np
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+  """The views after `iteration`, one below the other; tau: the student's timestep there."""
+
+  iteration: int
+  tau: int
+  picture: UInt8[np.ndarray, "H W 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A finished run.
+
+  settings: {"distill.dt": 25, ..}. sessions: version, packages and devices of each start. rows:
+  metrics.jsonl. metrics: metrics.json; empty where the run was not measured, as are heat_map and
+  video where there are none.
+  """
+
+  path: epath.Path
+  settings: dict[str, Any]
+  names: tuple[str, ...]
+  sources: UInt8[np.ndarray, "N H W 3"]
+  edits: UInt8[np.ndarray, "N H W 3"]
+  reference: UInt8[np.ndarray, "h w 3"]
+  snapshots: tuple[Snapshot, ...]
+  rows: list[dict[str, Any]]
+  sessions: list[dict[str, Any]]
+  finished: dict[str, Any]
+  metrics: dict[str, Any]
+  heat_map: UInt8[np.ndarray, "Hm Wm 3"] | None
+  notice: str
+  video: bytes
+
+  @property
+  def label(self) -> str:
+    """The folder's name."""
+    return self.path.resolve().name
+
+  @property
+  def scene(self) -> str:
+    """The scene's name."""
+    return epath.Path(self.settings["scene.path"]).name
+
+
+def read(folder: str | epath.Path) -> Run:
+  """Reads a run folder. Raises ReportError where there is no finished run or it is damaged."""
+  path = epath.Path(folder).expanduser()
+  if not (path / "finished.json").exists():
+    raise ReportError(
+      f"{path} holds no finished run; give the folder that python -m imx2mx_jax.main printed last"
+    )
+  try:
+    return _read(path)
+  except (OSError, ValueError, KeyError) as error:
+    raise ReportError(f"{path} is damaged ({error}); run the edit again") from error
+
+
+def _read(path: epath.Path) -> Run:
+  config = json.loads((path / "config.json").read_text())
+  names = tuple(config["names"])
+  sources, _ = sheets.split_grid(_picture(path / "grid.png"), len(names))
+  rows = [json.loads(line) for line in _optional(path / "metrics.jsonl").splitlines()]
+  metrics = json.loads(_optional(path / "metrics.json") or "{}")
+  heat_map = metrics.get("warp", {}).get("map")
+  return Run(
+    path=path,
+    settings=config["settings"],
+    names=names,
+    sources=sources,
+    edits=np.stack([_picture(path / "edited" / f"{epath.Path(x).stem}.png") for x in names]),
+    reference=_picture(path / "reference.png"),
+    snapshots=_snapshots(path / "snapshots", len(names), {x["iteration"]: x for x in rows}),
+    rows=rows,
+    sessions=config["sessions"],
+    finished=json.loads((path / "finished.json").read_text()),
+    metrics=metrics,
+    heat_map=_picture(path / heat_map) if heat_map else None,
+    notice=(path / "NOTICE").read_text(),
+    video=_optional(path / "video.mp4"),
+  )
+
+
+def _optional(file: epath.Path) -> bytes:
+  return file.read_bytes() if file.exists() else b""
+
+
+def _picture(file: epath.Path) -> np.ndarray:
+  with file.open("rb") as stream:
+    return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def _snapshots(folder: epath.Path, views: int, rows: dict[int, dict]) -> tuple[Snapshot, ...]:
+  """Of the iterations that the journal knows: after a resumption others may be left over."""
+  files = sorted(folder.iterdir()) if folder.exists() else []
+  known = {int(file.stem): file for file in files if int(file.stem) in rows}
+  below = lambda row: np.concatenate(np.split(row, views, axis=1))
+  return tuple(
+    Snapshot(iteration, rows[iteration]["tau"], below(_picture(file)))
+    for iteration, file in known.items()
+  )
