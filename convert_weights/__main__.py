@@ -1,7 +1,7 @@
 r"""Converts released PyTorch weights into folders that imx2mx_jax reads, and back.
 
     python -m convert_weights --model=teacher --src=timbrooks/instruct-pix2pix --dst=weights/teacher
-    python -m convert_weights --to=torch --model=student --src=runs/default --dst=weights/torch/student
+    python -m convert_weights --to=torch --model=student --src=runs/day --dst=weights/torch/student
 
 --src is a local folder, a .safetensors file, or a repository on the Hugging Face hub. --explain
 shows which tensor becomes which parameter, and where the released weights are. With --to=torch,
