@@ -258,7 +258,7 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
   instruction = config.instruction.strip()
   scene = SceneConfig(
     path=config.scene.path,
-    frames=tuple(_frame(name) for name in config.scene.frames.split(",") if name.strip()),
+    frames=frame_names(config.scene.frames),
     reference=_frame(config.scene.reference),
     undistort=config.scene.undistort,
   )
@@ -274,6 +274,11 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
     "output": OutputConfig(**config.output),
   }
   return RunConfig(**{**config, **settled})
+
+
+def frame_names(names: str) -> tuple[int | str, ...]:
+  """What "3,0,2" or "a.jpg,b.jpg" names; positions as numbers."""
+  return tuple(_frame(name) for name in names.split(",") if name.strip())
 
 
 def _frame(name: str) -> int | str:

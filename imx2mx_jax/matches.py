@@ -92,6 +92,23 @@ def fundamental(
   return np.linalg.inv(K[1]).T @ essential @ np.linalg.inv(K[0])
 
 
+def in_front(
+  points: Float[np.ndarray, "2 M 2"],
+  c2w: Float[np.ndarray, "2 4 4"],
+  K: Float[np.ndarray, "2 3 3"],
+) -> Bool[np.ndarray, "M"]:
+  """Whether a match's rays come nearest to each other in front of both cameras.
+
+  An epipolar line has no direction: axes that are mirrored may leave all errors as they are.
+  """
+  rays = np.pad(points, ((0, 0), (0, 0), (0, 1)), constant_values=1)
+  rays = rays @ (c2w[:, :3, :3] @ np.linalg.inv(K)).swapaxes(1, 2)
+  baseline = c2w[1, :3, 3] - c2w[0, :3, 3]
+  (aa, ab), (_, bb) = np.einsum("imk,jmk->ijm", rays, rays)
+  a, b = rays @ baseline
+  return (a * bb - b * ab > 0) & (a * ab - b * aa > 0)
+
+
 def _nearest(queries: np.ndarray, candidates: np.ndarray) -> dict[int, int]:
   """{query: candidate} for those that pass the ratio test."""
   if len(queries) < 1 or len(candidates) < 2:

@@ -53,18 +53,18 @@ def enlarge_reference(
 
 
 def truncate_to_8_bits(
-  images: Float[np.ndarray | Array, "*N S S 3"],
-) -> UInt8[np.ndarray, "*N S S 3"]:
+  images: Float[np.ndarray | Array, "*N H W 3"],
+) -> UInt8[np.ndarray, "*N H W 3"]:
   """[-1, 1] -> 0 to 255, cut off rather than rounded, as the authors' program does (quirk 5)."""
   return ((np.asarray(images) + 1) / 2 * 255).astype(np.uint8)
 
 
-def to_uint8(images: Float[np.ndarray | Array, "*N S S 3"]) -> UInt8[np.ndarray, "*N S S 3"]:
+def to_uint8(images: Float[np.ndarray | Array, "*N H W 3"]) -> UInt8[np.ndarray, "*N H W 3"]:
   """[-1, 1] -> 0 to 255, clipped and rounded: what is written to disk."""
   return np.rint(np.clip((np.asarray(images) + 1) * 127.5, 0, 255)).astype(np.uint8)
 
 
-def from_8_bits(images: UInt8[np.ndarray, "*N S S 3"]) -> Float[np.ndarray, "*N S S 3"]:
+def from_8_bits(images: UInt8[np.ndarray, "*N H W 3"]) -> Float[np.ndarray, "*N H W 3"]:
   """0 to 255 -> [-1, 1]."""
   return np.asarray(images, np.float32) / 255 * 2 - 1
 

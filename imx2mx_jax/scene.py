@@ -254,7 +254,7 @@ def read_view(transforms: Transforms, index: int, *, authors: bool = False) -> V
   """Reads a frame's picture and its camera. authors: as of `load_scene`. Raises: SceneError."""
   pixels, orientation = read_picture(transforms, index)
   hw = pixels.shape[:2]
-  quarters = 0 if authors else _quarters_from_file(transforms, index, hw, orientation)
+  quarters = 0 if authors else quarters_from_file(transforms, index, hw, orientation)
   pixels = np.rot90(pixels, -quarters)
   K = intrinsics(transforms, index, pixels.shape[:2], authors=authors)
   K = cameras.pixel_intrinsics(K, pixels.shape[:2], authors=authors)
@@ -290,23 +290,42 @@ def _square(view: View, size: int, authors: bool) -> tuple[np.ndarray, np.ndarra
   return image, c2w, K
 
 
-def _quarters_from_file(
+def quarters_from_file(
   transforms: Transforms, index: int, hw: tuple[int, int], orientation: int
 ) -> int:
-  """By how many quarters the upright picture (of size hw) is turned against the file's w and h."""
-  where = transforms.where(index)
-  sizes = transforms.holder(index, ("w", "h"))
-  wanted = [_number(sizes, key, where) if key in sizes else None for key in ("h", "w")]
-  fits = lambda found: all(w in (None, f) for w, f in zip(wanted, found, strict=True))
-  if fits(hw):
+  """By how many quarters the upright picture (of size hw) is turned against the file's w and h.
+
+  Raises: SceneError if the file's picture had another size.
+  """
+  if _has_stated_size(transforms, index, hw):
     return 0
-  if orientation in _EXIF_QUARTERS and fits(hw[::-1]):
+  if orientation in _EXIF_QUARTERS and turned_size(transforms, index, hw):
     return _EXIF_QUARTERS[orientation]
-  stated = " and ".join(f"{k} = {v:g}" for k, v in zip("hw", wanted, strict=True) if v is not None)
+  wanted = zip("hw", _stated_size(transforms, index)[::-1], strict=True)
+  stated = " and ".join(f"{key} = {value:g}" for key, value in wanted if value is not None)
   raise SceneError(
-    f"{where} is a picture of {hw[1]} x {hw[0]} pixels, but the file has {stated}; "
-    "use the pictures that the cameras were computed for, or scale w, h and the intrinsics"
+    f"{transforms.where(index)} is a picture of {hw[1]} x {hw[0]} pixels, but the file has "
+    f"{stated}; use the pictures that the cameras were computed for, or scale w, h and the "
+    "intrinsics"
   )
+
+
+def turned_size(transforms: Transforms, index: int, hw: tuple[int, int]) -> bool:
+  """Whether a picture of that size has the file's width for its height and the other way round."""
+  fits = _has_stated_size(transforms, index, hw[::-1])
+  return fits and not _has_stated_size(transforms, index, hw)
+
+
+def _has_stated_size(transforms: Transforms, index: int, hw: tuple[int, int]) -> bool:
+  wanted = _stated_size(transforms, index)
+  return all(side in (None, found) for side, found in zip(wanted, hw[::-1], strict=True))
+
+
+def _stated_size(transforms: Transforms, index: int) -> tuple[float | None, float | None]:
+  """The file's w and h, None where it does not say."""
+  where, sizes = transforms.where(index), transforms.holder(index, ("w", "h"))
+  w, h = (_number(sizes, key, where) if key in sizes else None for key in ("w", "h"))
+  return w, h
 
 
 def _depth(transforms: Transforms, index: int, size: int) -> np.ndarray:

@@ -5,9 +5,9 @@ import time
 import jax
 from etils import epath
 
-from imx2mx_jax import edit, run_folder, sheets, terminal
+from imx2mx_jax import edit, run_folder, scene_check, sheets, terminal
 from imx2mx_jax.config import RunConfig
-from imx2mx_jax.scene import Scene, load_scene
+from imx2mx_jax.scene import Scene, load_scene, read_transforms
 
 _FACTORS = (0.75, 1.0, 1.25)  # of the guidance scales, in a preview
 
@@ -65,10 +65,20 @@ def preview(run: RunConfig) -> epath.Path:
     return folder.write_preview(sheets.contact_sheet(images, labels, framed=(1, 1)))
 
 
+def _warn_of_cameras(run: RunConfig, scene: Scene) -> None:
+  """Says in a line what is most suspicious about the scene, if anything is."""
+  transforms, undistort = read_transforms(scene.path), run.scene.undistort
+  for found in scene_check.briefly(transforms, scene.frames, undistort=undistort)[:1]:
+    more = f"python -m imx2mx_jax.inspect_scene {run.scene.path}"
+    print(f"warning: {found.what}; {found.evidence}; {found.remedy}; more: {more}", flush=True)
+
+
 def _load(run: RunConfig) -> tuple[Scene, edit.Models]:
   options = {"undistort": run.scene.undistort, "authors": run.compat == "authors"}
   scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size, **options)
   reference, device = scene.names[edit.reference_view(run, scene)], jax.devices()[0].device_kind
   views = f"{len(scene.names)} views of {run.scene.path}, reference {reference}"
   print(f"{views}, on {device}", flush=True)
+  if run.compat != "authors":
+    _warn_of_cameras(run, scene)
   return scene, edit.load_models(run)

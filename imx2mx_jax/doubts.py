@@ -1,0 +1,323 @@
+"""What may be wrong with cameras that do not fit their pictures, and what fits better.
+
+Each doubt changes the cameras as one mistake would have; the one that lowers the epipolar errors of
+matched points most is believed, if it at least halves them. Whatever moves or turns the whole world
+leaves these errors, and all that is made of the cameras, as they are.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import scipy.optimize
+
+from imx2mx_jax import cameras, matches
+from imx2mx_jax.scene import OPENGL_TO_OPENCV
+from imx2mx_jax.shapes import Float, np
+
+Points = Mapping[tuple[int, int], Float[np.ndarray, "2 _ 2"]]
+"""{two views: points of the first and their partners in the second, in pixels of the pictures}."""
+
+_MOST_DOUBTS = 3
+_BELIEVED = 0.5  # of the error before
+_AS_GOOD = 1.25  # a simple mistake is believed rather than a fit that is better by less than that
+_CLEAR = 0.2  # of the tolerated error: what leaves no more needs no further explanation
+_WORST = 30.0  # an error this many times the tolerated one is as bad as any
+_FOCAL_FACTORS = np.exp(np.linspace(-0.6, 0.6, 9))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stated:
+  """A view's camera as its file states it, piece by piece.
+
+  pose: camera-to-world, OpenGL axes, with `applied` still applied. K: in pixels of a picture of
+  `hw`. lens: OpenCV's coefficients. quarters: of np.rot90 that make that picture of the one
+  at hand.
+  """
+
+  name: str
+  pose: Float[np.ndarray, "4 4"]
+  applied: Float[np.ndarray, "4 4"]
+  K: Float[np.ndarray, "3 3"]
+  lens: Mapping[str, float]
+  hw: tuple[int, int]
+  quarters: int = 0
+
+  @property
+  def c2w(self) -> Float[np.ndarray, "4 4"]:
+    """Camera-to-world, OpenCV axes; mirrored if the statements are."""
+    return np.linalg.inv(self.applied) @ self.pose * OPENGL_TO_OPENCV
+
+  @property
+  def mirrored(self) -> bool:
+    """Whether no camera can stand like this."""
+    return bool(np.linalg.det(self.c2w[:3, :3]) < 0)
+
+  def seen(self, points: Float[np.ndarray, "M 2"]) -> Float[np.ndarray, "M 2"]:
+    """Where a pinhole with these intrinsics would have seen points of the picture at hand."""
+    height, width = self.hw if self.quarters % 2 == 0 else self.hw[::-1]
+    for _ in range(self.quarters % 4):
+      points, height, width = np.stack([points[:, 1], width - points[:, 0]], 1), width, height
+    return cameras.undistort_points(points, self.K, self.lens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspicion:
+  """What seems wrong with a scene, what shows it, and what to try."""
+
+  what: str
+  evidence: str
+  remedy: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Doubt:
+  """A mistake that may have been made, and its undoing in every view."""
+
+  what: str
+  remedy: str
+  undo: Callable[[Stated], Stated]
+
+
+def pair_errors(stated: Sequence[Stated], points: Points) -> dict[tuple[int, int], float]:
+  """Each pair's median epipolar error in pixels; inf for mirrored cameras and for points behind."""
+  return {pair: _error(stated, pair, found) for pair, found in points.items()}
+
+
+def suspect(
+  stated: Sequence[Stated], points: Points, tolerated: float
+) -> tuple[Sequence[Stated], list[Suspicion]]:
+  """The cameras that fit best, and what is suspicious about the stated ones.
+
+  tolerated: median epipolar error in pixels that is no reason for doubt.
+  """
+  suspicions, count = [], sum(found.shape[1] for found in points.values())
+  while _worst(stated, points) > tolerated and len(suspicions) < _MOST_DOUBTS:
+    before = _score(stated, points, tolerated)
+    simple = _scored(_simple_mistakes(stated), points, tolerated)
+    clear = min(score for score, _, _ in simple) < _CLEAR * tolerated
+    further = (
+      () if clear else _scored(_other_mistakes(stated, points, tolerated), points, tolerated)
+    )
+    found = [*simple, *further]
+    best = min(score for score, _, _ in found)
+    if best > _BELIEVED * before:
+      break
+    _, doubt, changed = next(row for row in found if row[0] <= _AS_GOOD * best)
+    evidence = (
+      f"then the median epipolar error is {_told(changed, points)} instead of "
+      f"{_told(stated, points)} ({count} matches in {len(points)} pairs)"
+    )
+    suspicions.append(Suspicion(doubt.what, evidence, doubt.remedy))
+    stated = changed
+  if _worst(stated, points) > tolerated:
+    suspicions += _unexplained(stated, points, tolerated)
+  return stated, suspicions
+
+
+def _error(stated: Sequence[Stated], pair: tuple[int, int], points: np.ndarray) -> float:
+  first, second = (stated[view] for view in pair)
+  if first.mirrored or second.mirrored:
+    return np.inf
+  seen = np.stack([first.seen(points[0]), second.seen(points[1])])
+  geometry = np.stack([first.c2w, second.c2w]), np.stack([first.K, second.K])
+  if np.mean(matches.in_front(seen, *geometry)) < 0.5:
+    return np.inf
+  return float(np.median(matches.epipolar_errors(seen, *geometry)))
+
+
+def _worst(stated: Sequence[Stated], points: Points) -> float:
+  return max(pair_errors(stated, points).values(), default=0.0)
+
+
+def _score(stated: Sequence[Stated], points: Points, tolerated: float) -> float:
+  """The mean over all pairs, none of which counts without bounds."""
+  errors = np.array(list(pair_errors(stated, points).values()))
+  return float(np.minimum(errors, _WORST * tolerated).mean())
+
+
+def _told(stated: Sequence[Stated], points: Points) -> str:
+  if any(view.mirrored for view in stated):
+    return "mirrored cameras"
+  median = np.median(list(pair_errors(stated, points).values()))
+  return "points behind the cameras" if np.isinf(median) else f"{median:.2g} px"
+
+
+def _scored(
+  alternatives: Iterator[tuple[_Doubt, list[Stated]]], points: Points, tolerated: float
+) -> list[tuple[float, _Doubt, list[Stated]]]:
+  return [(_score(changed, points, tolerated), doubt, changed) for doubt, changed in alternatives]
+
+
+def _simple_mistakes(stated: Sequence[Stated]) -> Iterator[tuple[_Doubt, list[Stated]]]:
+  """Every doubt about all views, and the cameras without that mistake."""
+  for doubt in _DOUBTS:
+    yield doubt, [doubt.undo(view) for view in stated]
+
+
+def _other_mistakes(
+  stated: Sequence[Stated], points: Points, tolerated: float
+) -> Iterator[tuple[_Doubt, list[Stated]]]:
+  """Focal lengths, and single photographs that are turned."""
+  if not any(view.mirrored for view in stated):
+    yield _fitted_focal_lengths(stated, points, tolerated)
+  for view, quarters in itertools.product(sorted({i for pair in points for i in pair}), (1, 2, 3)):
+    doubt = _turned(f"the photograph {stated[view].name} is", quarters)
+    yield doubt, [doubt.undo(x) if i == view else x for i, x in enumerate(stated)]
+
+
+def _fitted_focal_lengths(
+  stated: Sequence[Stated], points: Points, tolerated: float
+) -> tuple[_Doubt, list[Stated]]:
+  """The focal lengths, all times the same two factors, that fit the matches best."""
+  scaled = lambda factors: [_scaled(view, factors) for view in stated]
+  error = lambda logs: _score(scaled(np.exp(logs)), points, tolerated)
+  grid = [np.log(pair) for pair in itertools.product(_FOCAL_FACTORS, repeat=2)]
+  found = scipy.optimize.minimize(
+    error, min(grid, key=error), method="Nelder-Mead", options={"xatol": 2e-3, "maxfev": 150}
+  )
+  changed = scaled(np.exp(found.x))
+  x, y = changed[0].K[0, 0], changed[0].K[1, 1]
+  stated_x, stated_y = stated[0].K[0, 0], stated[0].K[1, 1]
+  what = "the focal lengths fl_x, fl_y do not fit the pictures"
+  first = "" if np.ptp([view.K[0, 0] for view in stated]) < 1 else f" in {stated[0].name}"
+  remedy = (
+    f"use about fl_x = {x:.0f} and fl_y = {y:.0f} instead of {stated_x:.0f} and {stated_y:.0f}"
+    f"{first} (all views: times {x / stated_x:.3g} and {y / stated_y:.3g}), or compute the cameras "
+    "anew"
+  )
+  return _Doubt(what, remedy, lambda view: _scaled(view, np.exp(found.x))), changed
+
+
+def _unexplained(stated: Sequence[Stated], points: Points, tolerated: float) -> list[Suspicion]:
+  """One view that is to blame for every pair that does not fit, or the pairs."""
+  errors = pair_errors(stated, points)
+  bad = [pair for pair, error in errors.items() if error > tolerated]
+  views = {view for pair in errors for view in pair}
+  blamed = [view for view in views if all(view in pair for pair in bad)]
+  names = " and ".join(stated[view].name for view in blamed)
+  numbers = ", ".join(f"{errors[pair]:.2g}" for pair in bad)
+  evidence = f"median epipolar errors of {numbers} px in {len(bad)} of {len(errors)} pairs"
+  if len(blamed) == 1 and len(bad) < len(errors):
+    remedy = "leave that view out, or compute the cameras anew"
+    return [Suspicion(f"the camera of {names} does not fit the others", evidence, remedy)]
+  remedy = "compute the cameras anew from these very pictures (python -m imx2mx_jax.poses)"
+  return [Suspicion("the cameras do not fit the pictures", evidence, remedy)]
+
+
+def _scaled(view: Stated, factors: np.ndarray) -> Stated:
+  return dataclasses.replace(view, K=view.K * np.diag([*factors, 1]) + view.K * (1 - np.eye(3)))
+
+
+def _swapped(view: Stated, entries: tuple[tuple[int, int], tuple[int, int]]) -> Stated:
+  K, (first, second) = view.K.copy(), entries
+  K[first], K[second] = view.K[second], view.K[first]
+  return dataclasses.replace(view, K=K)
+
+
+def _axes(*signs: float) -> Callable[[Stated], Stated]:
+  """Columns of the pose: the camera's own axes."""
+  return lambda view: dataclasses.replace(view, pose=view.pose * np.array([*signs, 1.0]))
+
+
+def _world(*signs: float) -> Callable[[Stated], Stated]:
+  """Rows of the pose: the world's axes."""
+  return lambda view: dataclasses.replace(view, pose=np.diag([*signs, 1.0]) @ view.pose)
+
+
+def _positions(order: Sequence[int], *signs: float) -> Callable[[Stated], Stated]:
+  def moved(view: Stated) -> Stated:
+    pose = view.pose.copy()
+    pose[:3, 3] = pose[list(order), 3] * signs
+    return dataclasses.replace(view, pose=pose)
+
+  return moved
+
+
+def _inverted(view: Stated) -> Stated:
+  return dataclasses.replace(view, pose=np.linalg.inv(view.pose))
+
+
+def _inverted_opencv(view: Stated) -> Stated:
+  return dataclasses.replace(view, pose=np.linalg.inv(view.pose) * OPENGL_TO_OPENCV)
+
+
+_BACK = {1: "90 degrees counterclockwise", 2: "180 degrees", 3: "90 degrees clockwise"}
+
+
+def _turned(photographs: str, quarters: int) -> _Doubt:
+  return _Doubt(
+    f"{photographs} turned against the camera",
+    f"turn what is turned by {_BACK[quarters]} and save it without an EXIF orientation",
+    lambda view: dataclasses.replace(view, quarters=view.quarters + quarters),
+  )
+
+
+_COLUMN = "negate the {} column of every transform_matrix"
+_DOUBTS = (
+  _Doubt(
+    "fl_x and fl_y are swapped",
+    "swap them",
+    lambda view: _swapped(view, ((0, 0), (1, 1))),
+  ),
+  _Doubt("cx and cy are swapped", "swap them", lambda view: _swapped(view, ((0, 2), (1, 2)))),
+  _Doubt(
+    "the poses have OpenCV axes (y down, z forward), not OpenGL's",
+    _COLUMN.format("second and the third"),
+    _axes(1, -1, -1),
+  ),
+  _Doubt("the cameras' y axes are flipped", _COLUMN.format("second"), _axes(1, -1, 1)),
+  _Doubt("the cameras' z axes are flipped", _COLUMN.format("third"), _axes(1, 1, -1)),
+  _Doubt("the cameras' x axes are flipped", _COLUMN.format("first"), _axes(-1, 1, 1)),
+  _Doubt(
+    "the cameras' x and z axes are flipped", _COLUMN.format("first and the third"), _axes(-1, 1, -1)
+  ),
+  _Doubt(
+    "applied_transform was not applied to these poses",
+    "remove it from the file",
+    lambda view: dataclasses.replace(view, applied=np.eye(4)),
+  ),
+  _Doubt(
+    "the world is mirrored, as when applied_transform is missing or is not that of the poses",
+    "add the applied_transform that was applied, or negate the third row of every transform_matrix",
+    _world(1, 1, -1),
+  ),
+  _Doubt(
+    "the matrices are world-to-camera",
+    "write the inverse of every transform_matrix",
+    _inverted,
+  ),
+  _Doubt(
+    "the matrices are world-to-camera with OpenCV axes, as COLMAP writes them",
+    "write the inverse of every transform_matrix, its second and third column negated",
+    _inverted_opencv,
+  ),
+  *(
+    _Doubt(
+      f"the cameras' positions have other axes than their rotations ({what})",
+      "treat the rows of the rotation and of the position alike when exporting, "
+      "applied_transform included",
+      _positions(order, *signs),
+    )
+    for what, order, signs in (
+      ("x negated", (0, 1, 2), (-1, 1, 1)),
+      ("y negated", (0, 1, 2), (1, -1, 1)),
+      ("z negated", (0, 1, 2), (1, 1, -1)),
+      ("y and z negated", (0, 1, 2), (1, -1, -1)),
+      ("x and z negated", (0, 1, 2), (-1, 1, -1)),
+      ("x and y negated", (0, 1, 2), (-1, -1, 1)),
+      ("all negated", (0, 1, 2), (-1, -1, -1)),
+      ("y and z swapped", (0, 2, 1), (1, 1, 1)),
+      ("y and z swapped, y negated", (0, 2, 1), (1, -1, 1)),
+      ("y and z swapped, z negated", (0, 2, 1), (1, 1, -1)),
+      ("x and y swapped", (1, 0, 2), (1, 1, 1)),
+      ("x and y swapped, z negated", (1, 0, 2), (1, 1, -1)),
+    )
+  ),
+  *(_turned("all photographs are", quarters) for quarters in (2, 1, 3)),
+  _Doubt(
+    "the file's lens distortion is not that of its pictures",
+    "add --config.scene.undistort=false, or remove it from the file",
+    lambda view: dataclasses.replace(view, lens={}),
+  ),
+)

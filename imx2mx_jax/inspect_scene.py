@@ -1,0 +1,169 @@
+"""Shows a scene before it is edited, and says what is suspicious about its cameras.
+
+    python -m imx2mx_jax.inspect_scene SCENE
+    python -m imx2mx_jax.inspect_scene SCENE --frames=0,1,2,3 --out=FOLDER --json
+
+Prints the intrinsics, how far lenses move points, every pair's angle, overlap and epipolar error,
+and what to try where something does not fit; --json prints the same as one object. Writes
+views.png, the pictures with the square that an edit sees, and cameras.png, the cameras from above
+and from the side. Exit codes: 0 read, whatever was found; 1 a scene that cannot be read.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.figure
+from PIL import Image, ImageDraw
+
+from imx2mx_jax import cameras, config, pictures, scene_check, sheets
+from imx2mx_jax import scene as scenes
+from imx2mx_jax.errors import UserError
+from imx2mx_jax.scene_check import Findings
+from imx2mx_jax.shapes import UInt8, np
+
+_SIDE = 320  # pixels of a picture on the contact sheet
+
+
+def main(argv: Sequence[str]) -> int:
+  """Inspects one scene; `argv` is the command line without the program's name."""
+  try:
+    return _inspect(_parse(argv))
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+
+
+def report(findings: Findings) -> dict[str, Any]:
+  """The findings as --json prints them; views by their names, lengths in pixels."""
+  names = findings.names
+  return {
+    "views": [
+      {"name": name, "width": w, "height": h, "K": K.tolist(), "c2w": c2w.tolist()}
+      for name, (h, w), K, c2w in zip(names, findings.sizes, findings.K, findings.c2w, strict=True)
+    ],
+    "pairs": [
+      {**dataclasses.asdict(pair), "views": [names[view] for view in pair.views]}
+      for pair in findings.pairs
+    ],
+    "distortion_px": findings.distortion_px,
+    "suspicions": [
+      {"what": found.what, "evidence": found.evidence, "try": found.remedy}
+      for found in findings.suspicions
+    ],
+  }
+
+
+def text(findings: Findings) -> str:
+  """The findings for people."""
+  rows = ["view                     size         fl_x   fl_y     cx     cy"]
+  for name, (h, w), K in zip(findings.names, findings.sizes, findings.K, strict=True):
+    numbers = " ".join(f"{x:6.1f}" for x in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
+    rows.append(f"{name:24.24} {w:5} x {h:<5} {numbers}")
+  rows.append(f"\nlenses move points by up to {findings.distortion_px:.1f} px")
+  rows.append("\npair                                       angle overlap matches  median error")
+  for pair in findings.pairs:
+    first, second = (findings.names[view] for view in pair.views)
+    error = "-" if pair.median_error is None else f"{pair.median_error:.2f} px"
+    rows.append(
+      f"{first:20.20} {second:20.20} {pair.angle:5.0f}° {pair.overlap:6.0%} {pair.matches:7} "
+      f"{error:>13}"
+    )
+  rows.append("\nnothing is suspicious" if not findings.suspicions else "")
+  for found in findings.suspicions:
+    rows.append(f"suspicious: {found.what}\n  because {found.evidence}\n  try: {found.remedy}")
+  return "\n".join(rows)
+
+
+def views_sheet(
+  transforms: scenes.Transforms, chosen: Sequence[int], names: Sequence[str]
+) -> UInt8[np.ndarray, "H W 3"]:
+  """The whole pictures, small; what an edit does not see of them is grey."""
+  images = [pictures.to_uint8(scenes.read_picture(transforms, index)[0]) for index in chosen]
+  columns = min(len(images), 4)
+  tiles = [_framed(image) for image in images]
+  tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+  labels = [*names, *[""] * (len(tiles) - len(names))]
+  rows = np.stack(tiles).reshape(-1, columns, _SIDE, _SIDE, 3)
+  texts = [labels[i : i + columns] for i in range(0, len(labels), columns)]
+  return sheets.contact_sheet(rows, texts)
+
+
+def cameras_figure(findings: Findings) -> matplotlib.figure.Figure:
+  """Where the cameras stand and look, from above and from the side of their common up."""
+  centres, ahead = findings.c2w[:, :3, 3], findings.c2w[:, :3, 2]
+  up = -findings.c2w[:, :3, 1].mean(axis=0)
+  up /= np.linalg.norm(up)
+  forward = ahead.mean(axis=0) - ahead.mean(axis=0) @ up * up
+  forward /= np.linalg.norm(forward) or 1
+  right = np.cross(forward, up)
+  reach = np.linalg.norm(centres - centres.mean(axis=0), axis=1).max() or 1.0
+  figure = matplotlib.figure.Figure(figsize=(10, 5), layout="constrained")
+  sides = {"from above": (right, forward), "from the side": (forward, up)}
+  for axes, (title, plane) in zip(figure.subplots(1, 2), sides.items(), strict=True):
+    (x, y), (u, v) = ([part @ axis for axis in plane] for part in (centres, ahead * reach / 2))
+    axes.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=1, color="tab:blue", width=4e-3)
+    axes.plot(x, y, "o", color="tab:blue")
+    for name, *place in zip(findings.names, x, y, strict=True):
+      axes.annotate(name, place, fontsize=8, xytext=(4, 4), textcoords="offset points")
+    axes.set_title(title)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.margins(0.3)
+  return figure
+
+
+def _inspect(args: argparse.Namespace) -> int:
+  transforms = scenes.read_transforms(args.scene)
+  chosen = scenes.choose(transforms, config.frame_names(args.frames))
+  findings = scene_check.inspect(transforms, chosen, undistort=not args.ignore_lens)
+  folder = pathlib.Path(args.out or f"runs/inspect-{pathlib.Path(args.scene).absolute().name}")
+  folder.mkdir(parents=True, exist_ok=True)
+  sheet = views_sheet(transforms, chosen, findings.names)
+  Image.fromarray(sheet).save(folder / "views.png")
+  cameras_figure(findings).savefig(folder / "cameras.png", dpi=100)
+  if args.json:
+    written = {"sheet": str(folder / "views.png"), "cameras": str(folder / "cameras.png")}
+    print(json.dumps({"scene": str(transforms.file), **report(findings), **written}, indent=1))
+  else:
+    print(f"{transforms.file}\n\n{text(findings)}\n\n{folder / 'views.png'}")
+    print(folder / "cameras.png")
+  return 0
+
+
+def _framed(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
+  """A whole picture on a white square, grey outside the crop, the crop in a red frame."""
+  height, width = image.shape[:2]
+  scale = _SIDE / max(height, width)
+  size = max(1, round(width * scale)), max(1, round(height * scale))
+  crop = cameras.square_crop(size[::-1], min(size))
+  top, left = crop.top_left
+  small = Image.fromarray(image).resize(size)
+  tile = Image.blend(small, Image.new("RGB", size, "white"), 0.6)
+  box = (left, top, left + min(size), top + min(size))
+  tile.paste(small.crop(box), box)
+  ImageDraw.Draw(tile).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline="red", width=2)
+  square = Image.new("RGB", (_SIDE, _SIDE), "white")
+  square.paste(tile, ((_SIDE - size[0]) // 2, (_SIDE - size[1]) // 2))
+  return np.asarray(square)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    "python -m imx2mx_jax.inspect_scene",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("scene", help="folder with the photographs and their cameras")
+  parser.add_argument("--frames", default="", help="as --config.scene.frames; default: all")
+  parser.add_argument("--out", default="", help="folder of the pictures; runs/inspect-SCENE")
+  parser.add_argument("--json", action="store_true", help="print one JSON object")
+  parser.add_argument("--ignore-lens", action="store_true", help="as scene.undistort=false")
+  return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,113 @@
+"""Scenes on disk, right and with planted faults: what an inspection of them says."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imx2mx_jax import inspect_scene, scene_check
+from imx2mx_jax.scene import choose, read_transforms
+from tests import textured
+
+
+@pytest.fixture(scope="module")
+def right(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("right")
+  return folder, textured.write(folder)
+
+
+@pytest.fixture
+def planted(right, tmp_path):
+  """The right scene, in a folder of its own for a test to spoil."""
+  (tmp_path / "images").mkdir()
+  for file in (right[0] / "images").iterdir():
+    (tmp_path / "images" / file.name).write_bytes(file.read_bytes())
+  return tmp_path, json.loads(json.dumps(right[1]))
+
+
+def inspected(folder):
+  transforms = read_transforms(folder)
+  return scene_check.inspect(transforms, choose(transforms, ()))
+
+
+def test_a_right_scene_is_not_suspicious(right):
+  findings = inspected(right[0])
+  assert findings.suspicions == ()
+  assert all(pair.matches > 30 and pair.median_error < 0.7 for pair in findings.pairs)
+  angles = [pair.angle for pair in findings.pairs if pair.views == (0, 3)]
+  np.testing.assert_allclose(angles, 25.5, atol=2)
+  assert all(0.5 < pair.overlap <= 1 for pair in findings.pairs)
+
+
+def test_the_brief_look_sees_the_same(right, planted):
+  folder, transforms = planted
+  for frame in transforms["frames"]:
+    frame["transform_matrix"] = (np.array(frame["transform_matrix"]) * [1, -1, -1, 1]).tolist()
+  textured.save(folder, transforms)
+  brief = lambda path: scene_check.briefly(read_transforms(path), (0, 1, 2, 3))
+  assert brief(right[0]) == ()
+  assert "OpenCV axes" in brief(folder)[0].what
+
+
+def test_mirrored_poses_are_explained(planted):
+  folder, transforms = planted
+  for frame in transforms["frames"]:
+    frame["transform_matrix"] = (np.diag([1, 1, -1, 1]) @ frame["transform_matrix"]).tolist()
+  textured.save(folder, transforms)
+  [found] = inspected(folder).suspicions
+  assert "applied_transform is missing" in found.what
+
+
+def test_photographs_that_were_turned_are_found_by_their_sides(planted):
+  folder, _ = planted
+  textured.save(folder, planted[1])
+  for file in (folder / "images").iterdir():
+    Image.fromarray(np.rot90(np.asarray(Image.open(file)), 1)).save(file)
+  [found] = inspected(folder).suspicions
+  assert found.what == "photographs are turned by a quarter"
+  assert "240 x 320" in found.evidence
+  assert "90 degrees clockwise" in found.remedy
+
+
+def test_a_view_from_behind_and_one_beside_the_scene_are_named(planted):
+  folder, transforms = planted
+  poses = [np.array(frame["transform_matrix"]) for frame in transforms["frames"]]
+  turn = np.diag([-1.0, 1, -1, 1])
+  behind, beside = turn @ poses[0], poses[3].copy()
+  beside[:3, 3] += [30, 0, 0]
+  for index, new in ((0, behind), (3, beside)):
+    transforms["frames"][index]["transform_matrix"] = new.tolist()
+    noise = np.random.default_rng(index).integers(0, 255, (*textured.HW, 3), np.uint8)
+    Image.fromarray(noise).save(folder / f"images/{index}.png")
+  textured.save(folder, transforms)
+  whats = [found.what for found in inspected(folder).suspicions]
+  assert whats == ["0.png sees the scene from behind", "3.png does not overlap with the others"]
+
+
+def test_the_command_prints_json_and_draws(right, tmp_path, capsys):
+  assert inspect_scene.main([str(right[0]), "--json", f"--out={tmp_path}"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found["suspicions"] == []
+  assert found["distortion_px"] == 0
+  assert {"views", "matches", "median_error", "angle", "overlap"} <= set(found["pairs"][0])
+  assert found["pairs"][0]["views"] == ["0.png", "1.png"]
+  for drawing in (found["sheet"], found["cameras"]):
+    assert np.asarray(Image.open(drawing)).std() > 10
+
+
+def test_the_command_speaks_to_people(planted, tmp_path, capsys):
+  folder, transforms = planted
+  transforms |= {"k1": 0.1, "fl_y": 390.0}
+  textured.save(folder, transforms)
+  assert inspect_scene.main([str(folder), f"--out={tmp_path / 'out'}", "--frames=0,1,2"]) == 0
+  out = capsys.readouterr().out
+  assert re.search(r"lenses move points by up to \d+\.\d px", out)
+  assert "suspicious: " in out and "try: " in out
+  assert "3.png" not in out
+
+
+def test_a_scene_that_cannot_be_read_is_one_sentence(tmp_path, capsys):
+  assert inspect_scene.main([str(tmp_path)]) == 1
+  assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
