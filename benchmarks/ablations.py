@@ -11,7 +11,8 @@ seeds two and one. OUT gets
 
     cases.jsonl                  a line for each finished edit; the same command goes on after it
     pictures/CASE/ROW.png        the views, side by side
-    ablations.md, .csv, .json    means, differences from the full method, 95 % intervals
+    ablations.md, .csv, .json    means, differences from the full method, 95 % intervals: of all
+                                 instructions, of the definite ones, of the ambiguous ones
     ablations.png                the first case, a line of views for each row
 
 All pictures are compared at the teacher's size, the smaller one, by
@@ -127,9 +128,8 @@ def tasks(folder: pathlib.Path, number: int) -> list[Task]:
   told = json.loads((folder / "edits.json").read_text())
   drawn = world.from_json(told["world"])
   definite = [edit for edit in told["edits"] if edit["definite"]]
-  chosen = [definite[(number + i) % len(definite)] for i in range(2)]
+  one, other = (definite[(number + i) % len(definite)] for i in range(2))
   wordings, last = world.WORDINGS["ambiguous"], len(drawn.objs) - 1
-  one, other = chosen
   return [
     _definite(folder, drawn, one),
     _ambiguous(folder, drawn, 0, wordings[0]),
@@ -248,6 +248,7 @@ class Bench:
       "scene": task.folder.name,
       "instruction": task.instruction,
       "seed": seed,
+      "ambiguous": task.target is not None,
       **measured(task, known, scene, self.judge, images),
       "seconds": round(seconds, 2),
     }
@@ -316,9 +317,9 @@ def _interval(prefix: str, values: Mapping[tuple[str, str, int], float]) -> dict
   return {f"{prefix}{name}": round(float(value), 5) for name, value in found.items()}
 
 
-def markdown(entries: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]]) -> str:
+def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
   """Two tables: means with the seconds of an edit, and differences from the full method."""
-  found = {(entry["row"], entry["measure"]): entry for entry in entries}
+  found = {(entry["row"], entry["measure"]): entry for entry in summary(lines)}
   rows = [row for row in ROWS if any(line["row"] == row for line in lines)]
   tables = []
   for title, prefix in (("Means", ""), ("Differences from the full method", "difference_")):
@@ -332,9 +333,11 @@ def markdown(entries: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, 
         seconds = [line["seconds"] for line in lines if line["row"] == row]
         cells += [str(len(seconds)), f"{np.median(seconds):.1f}"]
       body.append([row, *cells])
+    if not body:
+      continue
     parts = [head, ["---"] * len(head), *body]
     table = "\n".join(f"| {' | '.join(part)} |" for part in parts)
-    tables.append(f"## {title}\n\n{table}\n")
+    tables.append(f"### {title}\n\n{table}\n")
   return "\n".join(tables)
 
 
@@ -349,8 +352,14 @@ def _cell(entry: Mapping[str, Any], prefix: str) -> str:
 
 def write_tables(out: pathlib.Path, lines: Sequence[Mapping[str, Any]], title: str) -> None:
   """ablations.md, .csv and .json."""
-  entries = summary(lines)
-  (out / "ablations.md").write_text(f"# Ablations\n\n{title}\n\n{markdown(entries, lines)}")
+  groups = {
+    "all": lines,
+    "definite": [line for line in lines if not line["ambiguous"]],
+    "ambiguous": [line for line in lines if line["ambiguous"]],
+  }
+  entries = [{"of": name} | entry for name, part in groups.items() for entry in summary(part)]
+  parts = [f"## {name.capitalize()} instructions\n\n{markdown(x)}" for name, x in groups.items()]
+  (out / "ablations.md").write_text("\n".join([f"# Ablations\n\n{title}\n", *parts]))
   seconds = {row: [line["seconds"] for line in lines if line["row"] == row] for row in ROWS}
   medians = {row: float(np.median(taken)) for row, taken in seconds.items() if taken}
   content = {"about": title, "median_seconds": medians, "entries": entries}
