@@ -19,6 +19,7 @@ MICRO = pathlib.Path(imx2mx_jax.__file__).parent / "micro"
 def get_config():
   config = settings.default()
   config.instruction = "make it sunset"
+  config.metric_clip = str(MICRO / "bundled" / "metric_clip")
   config.log_every = 10
   config.save_every = 50
   config.image_every = 50

@@ -103,6 +103,9 @@ class RunConfig:
   """One run. `resolve` leaves nothing open but what the seed decides."""
 
   instruction: str = ""  # what to do with the scene, as one says it: "turn him into a knight"
+  source_caption: str = ""  # what the photographs show; without captions CLIP scores nothing
+  edited_caption: str = ""  # what the edited views should show
+  metric_clip: str = "weights/metric_clip"  # converted folder, for CLIP's scores
   seed: int = 42  # of every random number of the run
   run_dir: str = ""  # folder that the run writes; "": runs/SCENE-INSTRUCTION
   preview: bool = False  # edit only the reference view, at several guidance scales, and stop

@@ -3,21 +3,30 @@
 import time
 
 import jax
+import rich.console
 from etils import epath
 
 from imx2mx_jax import edit, run_folder, scene_check, sheets, terminal
 from imx2mx_jax.config import RunConfig
+from imx2mx_jax.evaluate import measures, runs, tables
 from imx2mx_jax.scene import Scene, load_scene, read_transforms
 
 _FACTORS = (0.75, 1.0, 1.25)  # of the guidance scales, in a preview
 
 
 def edit_scene(run: RunConfig, stop: terminal.Stop) -> epath.Path:
-  """Edits a scene, or goes on where an earlier run stopped, and gives the folder.
+  """Edits a scene, or goes on where an earlier run stopped, measures it, and gives the folder.
 
   stop: once it has heard a signal, the state is saved and the run ends, resumable. Raises the
   UserErrors of everything that it reads and writes; what was saved before stays.
   """
+  folder = _edit(run, stop)
+  if not stop.obeyed:
+    _measure(folder)
+  return folder
+
+
+def _edit(run: RunConfig, stop: terminal.Stop) -> epath.Path:
   began = time.monotonic()
   with run_folder.opened(run) as folder, terminal.Iterations() as iterations:
     scene, models = _load(run)
@@ -48,6 +57,18 @@ def edit_scene(run: RunConfig, stop: terminal.Stop) -> epath.Path:
         stop.obeyed = True
         print("stopped; the same command goes on from here")
         return folder.path
+
+
+def _measure(folder: epath.Path) -> None:
+  """Writes metrics.json and prints a table; whatever happens there, the edit stands."""
+  try:
+    run = runs.read(folder)
+    metrics = measures.measure(run)
+  except Exception as error:
+    again = f"python -m imx2mx_jax.evaluate {folder}"
+    print(f"the edit was not measured ({type(error).__name__}: {error}); {again} tries again")
+    return
+  rich.console.Console().print(tables.for_terminal({run.name: metrics}))
 
 
 def preview(run: RunConfig) -> epath.Path:
