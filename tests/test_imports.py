@@ -93,6 +93,7 @@ MAY_IMPORT = {
     "config",
     "edit",
     "evaluate",
+    "report",
     "run_folder",
     "scene",
     "scene_check",

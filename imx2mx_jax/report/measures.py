@@ -46,7 +46,7 @@ _PASSING = tuple(
   Measure(
     f"Pairs within {pixels} px",
     f"epipolar.passing.{pixels}",
-    "Share of the pairs of views whose epipolar error is below that.",
+    f"Share of the pairs of views whose epipolar error is below {pixels} pixels.",
     f"epipolar.floor_passing.{pixels}",
     "{:.0%}",
   )
@@ -62,7 +62,7 @@ MEASURES = (
   Measure(
     "Fit to the caption",
     "clip.sim",
-    "How well the edited views fit the caption of the edited scene, as CLIP sees it; more is better.",
+    "How well the edited views fit the caption of the edited scene, as CLIP sees it.",
   ),
   Measure(
     "Alike in all views",

@@ -1,4 +1,4 @@
-"""Report pages: one run, or several of one scene. One file each, which asks nothing of a network."""
+"""Report pages: one run, or several of one scene, in one file that asks nothing of a network."""
 
 import base64
 import functools
@@ -48,6 +48,7 @@ def render(run: Run) -> str:
     [run],
     run=run,
     snapshots=_spread(run.snapshots),
+    result=np.concatenate(run.edits),
     pairs=pairs[:_PAIRS],
     more_pairs=len(pairs[_PAIRS:]),
     worst=max([1.0, *(max(pair.error or 0, pair.floor) for pair in pairs)]),
