@@ -26,6 +26,7 @@ setup(
     "etils[epath]>=1.11",
     "flax>=0.12.8",
     "huggingface_hub>=1.0",
+    "imageio-ffmpeg>=0.6",
     "jax>=0.10",
     "jaxtyping>=0.3.3",
     "jinja2>=3.1",

@@ -284,6 +284,25 @@ def frame_names(names: str) -> tuple[int | str, ...]:
   return tuple(_frame(name) for name in names.split(",") if name.strip())
 
 
+def frame_names(names: str) -> tuple[int | str, ...]:
+  """What "3,0,2" or "a.jpg,b.jpg" names; positions as numbers."""
+  return tuple(_frame(name) for name in names.split(",") if name.strip())
+
+
+def from_flat(settings: Mapping[str, Any]) -> RunConfig:
+  """A run's settings as its folder states them, {"distill.dt": 25, ..}.
+
+  Raises TypeError or KeyError for a field that this version does not know.
+  """
+  groups: dict[str, dict[str, Any]] = {}
+  for name, value in settings.items():
+    group, _, field = name.rpartition(".")
+    groups.setdefault(group, {})[field] = tuple(value) if isinstance(value, list) else value
+  own = groups.pop("", {})
+  types = {field.name: field.type for field in dataclasses.fields(RunConfig)}
+  return RunConfig(**own, **{name: types[name](**fields) for name, fields in groups.items()})
+
+
 def _frame(name: str) -> int | str:
   name = name.strip()
   return int(name) if re.fullmatch(r"-?\d+", name) else name

@@ -23,6 +23,7 @@ _TURNS = 2  # of a spiral
 _ZOOM = 2.0
 _STEEP = 60.0  # degrees between two directions to a point, from where one tells little of the other
 _GRID = 8
+_TIE = 1e-3  # weight of the upward axes against the right ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +73,15 @@ def look_at(c2w: Float[np.ndarray, "N 4 4"]) -> Float[np.ndarray, "3"]:
 
 
 def up(c2w: Float[np.ndarray, "N 4 4"]) -> Float[np.ndarray, "3"]:
-  """The mean of the cameras' upward axes, of length 1; the first one's where they cancel out."""
-  mean = -c2w[:, :3, 1].mean(axis=0)
-  length = np.linalg.norm(mean)
-  return mean / length if length > 0.1 else -c2w[0, :3, 1]
+  """The direction that is most square to the cameras' right axes, of length 1.
+
+  That is what level cameras have in common, however far they look down. Where right axes are nearly
+  the same it is the mean of the upward axes.
+  """
+  right, upward = c2w[:, :3, 0], -c2w[:, :3, 1].mean(axis=0)
+  squares = right.T @ right / len(c2w) - _TIE * np.outer(upward, upward)
+  axis = np.linalg.eigh(squares)[1][:, 0]
+  return axis if axis @ upward > 0 else -axis
 
 
 def unseen(

@@ -1,0 +1,160 @@
+"""What is rendered: clean views and their cameras, from a run, a scene or one photograph."""
+
+import dataclasses
+import json
+import math
+
+from etils import epath
+
+from imx2mx_jax import cameras, edit, paths, scene
+from imx2mx_jax import config as run_config
+from imx2mx_jax.errors import RunFolderError, SceneError
+from imx2mx_jax.render.settings import ALONG_INPUTS, RenderConfig
+from imx2mx_jax.shapes import Float, np
+
+_SIZE = 576
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """Converted folders of the three networks."""
+
+  student: str
+  student_vae: str
+  image_encoder: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """The clean views, the path's start first.
+
+  images: in [-1, 1]. c2w: OpenCV axes, float64, in the units of the file. K: in units of the
+  picture's sides. out: the folder to write where none is named.
+  """
+
+  images: Float[np.ndarray, "n H W 3"]
+  c2w: Float[np.ndarray, "n 4 4"]
+  K: Float[np.ndarray, "n 3 3"]
+  weights: Weights
+  out: str
+
+  @property
+  def hw(self) -> tuple[int, int]:
+    """Height and width of the views and of what is rendered."""
+    return self.images.shape[1:3]
+
+
+def read(wanted: RenderConfig) -> Inputs:
+  """The views that the settings name. Raises SceneError and RunFolderError."""
+  path = epath.Path(wanted.source).expanduser()
+  if (path / "finished.json").exists():
+    return _of_run(path, wanted)
+  if (path / "config.json").exists():
+    raise RunFolderError(
+      f"{path} is a run that is not finished; finish it with the command that began it"
+    )
+  views = _photograph(path, wanted.fov) if _is_photograph(path) else _of_scene(path, wanted.views)
+  name = path.parent.name if path.name == "transforms.json" else path.stem
+  hw = wanted.hw or (_SIZE, _SIZE)
+  return _framed(views, hw, _weights(wanted.models or "weights"), f"runs/{name}")
+
+
+def cameras_of(wanted: RenderConfig, inputs: Inputs) -> paths.Cameras:
+  """The path's cameras, in the units of the inputs. Raises SceneError."""
+  given = inputs.c2w, inputs.K.astype(np.float64)
+  if wanted.path == ALONG_INPUTS:
+    if len(inputs.c2w) < 2:
+      raise SceneError(f"{wanted.source}: --path={ALONG_INPUTS} needs two views; give more")
+    return paths.along(given, wanted.frames)
+  if wanted.path in paths.PATHS:
+    return paths.PATHS[wanted.path](paths.start(*given), wanted.frames, wanted.extent)
+  return _wanted_cameras(scene.read_transforms(wanted.path), inputs.hw)
+
+
+def _is_photograph(path: epath.Path) -> bool:
+  return path.is_file() and path.suffix.lower() != ".json"
+
+
+def _photograph(path: epath.Path, fov: float) -> list[scene.View]:
+  frame = {"file_path": path.name, "transform_matrix": np.eye(4).tolist()}
+  return [
+    scene.read_view(scene.Transforms(path, {"camera_angle_x": math.radians(fov)}, [frame]), 0)
+  ]
+
+
+def _of_scene(path: epath.Path, names: str) -> list[scene.View]:
+  transforms = scene.read_transforms(path)
+  chosen = scene.choose(transforms, run_config.frame_names(names), fewest=1)
+  return [scene.straightened(scene.read_view(transforms, index)) for index in chosen]
+
+
+def _of_run(path: epath.Path, wanted: RenderConfig) -> Inputs:
+  run = _settings_of(path)
+  if run.teacher_alone and wanted.student == "personalised":
+    raise RunFolderError(f"{path} has no personalised student; take --student=original")
+  shot = scene.load_scene(
+    run.scene.path, run.scene.frames, size=run.student.size, authors=run.compat == "authors"
+  )
+  reference = edit.reference_view(run, shot)
+  order = [reference, *(i for i in range(len(shot.names)) if i != reference)]
+  views = [_edited(path, shot, view) for view in order]
+  models = wanted.models or None
+  given = Weights(run.student.weights, run.student.vae, run.student.image_encoder)
+  weights = _weights(models) if models else given
+  if wanted.student != "original" and (path / "student").exists():
+    weights = dataclasses.replace(weights, student=str(path / "student"))
+  hw = wanted.hw or (run.student.size, run.student.size)
+  return _framed(views, hw, weights, f"{path}/render/")
+
+
+def _settings_of(path: epath.Path) -> run_config.RunConfig:
+  """The settings of a finished run, from its folder."""
+  try:
+    stated = json.loads((path / "config.json").read_text())["settings"]
+    return run_config.from_flat(stated)
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise RunFolderError(
+      f"{path / 'config.json'} cannot be read ({error}); run the edit again with this version"
+    ) from error
+
+
+def _edited(path: epath.Path, shot: scene.Scene, view: int) -> scene.View:
+  """An edited view with the camera of its photograph."""
+  file = path / "edited" / f"{epath.Path(shot.names[view]).stem}.png"
+  image, _ = scene.read_picture(scene.Transforms(file, {}, [{"file_path": file.name}]), 0)
+  K = shot.K[view].astype(np.float64) * np.array([*image.shape[1::-1], 1])[:, None]
+  return scene.View(image, shot.c2w[view], K, {}, 0)
+
+
+def _weights(folder: str) -> Weights:
+  return Weights(*(f"{folder}/{field.name}" for field in dataclasses.fields(Weights)))
+
+
+def _framed(views: list[scene.View], hw: tuple[int, int], weights: Weights, out: str) -> Inputs:
+  images, c2w, K = zip(*(_cut(view, hw) for view in views), strict=True)
+  return Inputs(np.stack(images), np.stack(c2w), np.stack(K), weights, out)
+
+
+def _cut(view: scene.View, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """The upright picture cut to (height, width), the camera of that, and its intrinsics."""
+  turned = view.quarters % 2 == 1
+  image, crop = cameras.resize_and_crop(view.image, hw[::-1] if turned else hw)
+  K = cameras.crop_intrinsics(view.K, crop)
+  c2w, K = cameras.turn(view.c2w, K, view.quarters)
+  return np.rot90(np.clip(image, -1, 1), view.quarters), c2w, K
+
+
+def _wanted_cameras(transforms: scene.Transforms, hw: tuple[int, int]) -> paths.Cameras:
+  """The cameras of a file, cut to (height, width) as its pictures would be."""
+  poses, intrinsics = [], []
+  for index in range(len(transforms.frames)):
+    sizes = transforms.holder(index, ("w", "h"))
+    if not {"w", "h"} <= sizes.keys():
+      raise SceneError(
+        f"{transforms.where(index)} has no w and h; add the size in pixels that its intrinsics mean"
+      )
+    stated = int(sizes["h"]), int(sizes["w"])
+    K = cameras.pixel_intrinsics(scene.intrinsics(transforms, index, stated), stated)
+    poses.append(scene.camera_to_world(transforms, index))
+    intrinsics.append(cameras.crop_intrinsics(K, cameras.covering_crop(stated, hw)))
+  return np.stack(poses), np.stack(intrinsics).astype(np.float64)

@@ -1,0 +1,83 @@
+"""One rendering, from its settings to its folder."""
+
+import math
+
+import jax
+from absl import logging
+from etils import epath
+
+from imx2mx_jax import paths, terminal
+from imx2mx_jax.render import inputs as reading
+from imx2mx_jax.render import splats, views
+from imx2mx_jax.render.folder import RenderFolder
+from imx2mx_jax.render.settings import RenderConfig
+from imx2mx_jax.shapes import np
+
+_MOSTLY = 0.5  # share of a frame
+
+
+def render_path(wanted: RenderConfig, stop: terminal.Stop) -> epath.Path:
+  """Renders a path, or goes on where an earlier call was stopped, and gives the folder.
+
+  stop: once it has heard a signal, the chunk at hand is finished and written. Raises the UserErrors
+  of everything that it reads and writes.
+  """
+  given = reading.read(wanted)
+  path = reading.cameras_of(wanted, given)
+  warn_of_unseen(given, path)
+  dtype = wanted.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+  models = views.load_models(given.weights, given.hw, dtype)
+  folder = RenderFolder(wanted, given, path)
+  if _frames(wanted, given, path, models, folder, stop):
+    return folder.path
+  folder.finish()
+  if wanted.export:
+    splats.fit(folder.path)
+  return folder.path
+
+
+def _frames(
+  wanted: RenderConfig,
+  given: reading.Inputs,
+  path: paths.Cameras,
+  models: views.Models,
+  folder: RenderFolder,
+  stop: terminal.Stop,
+) -> bool:
+  """Renders what is missing; whether it was stopped on the way."""
+  plan = views.plan(wanted, given, len(path[0]))
+  total, done = len(path[0]), folder.done()
+  if len(done) == total:
+    return False
+  anchors = folder.last_state(views.abstract_anchors(plan, models, given.hw))
+  told = f"{total} frames of {given.hw[1]} x {given.hw[0]} from {len(given.images)} views"
+  passes = f"{len(plan.anchors)} anchors, then {len(plan.chunks)} chunks"
+  where = f"{passes if plan.anchors else 'one pass'}, on {jax.devices()[0].device_kind}"
+  print(f"{told}, {where}; {f'{len(done)} done, ' if done else ''}compiling", flush=True)
+  pace = math.inf
+  for rendered in views.render(wanted, given, path, models, anchors, done):
+    folder.write_frames(rendered.frames, rendered.images)
+    if rendered.anchors:
+      folder.save(1, rendered.anchors)
+    pace = min(pace, rendered.seconds / len(rendered.frames))  # the first call compiles
+    left = terminal.duration(pace * (total - rendered.done))
+    print(f"{rendered.done} of {total} frames, {pace:.3g} s each, {left} left", flush=True)
+    if stop.heard and rendered.done < total:
+      stop.obeyed = True
+      print("stopped; the same command goes on from here")
+      return True
+  return False
+
+
+def warn_of_unseen(given: reading.Inputs, path: paths.Cameras) -> None:
+  """Says where the path shows what the inputs did not."""
+  inputs = given.c2w, given.K.astype(np.float64)
+  lost = np.flatnonzero(paths.unseen(path, inputs, paths.start(*inputs).target) > _MOSTLY)
+  if len(lost):
+    logging.warning(
+      "%d of the path's %d frames show mostly what no input saw, the first of them frame %d; "
+      "there the model invents. A smaller --extent stays nearer.",
+      len(lost),
+      len(path[0]),
+      lost[0],
+    )
