@@ -284,11 +284,6 @@ def frame_names(names: str) -> tuple[int | str, ...]:
   return tuple(_frame(name) for name in names.split(",") if name.strip())
 
 
-def frame_names(names: str) -> tuple[int | str, ...]:
-  """What "3,0,2" or "a.jpg,b.jpg" names; positions as numbers."""
-  return tuple(_frame(name) for name in names.split(",") if name.strip())
-
-
 def from_flat(settings: Mapping[str, Any]) -> RunConfig:
   """A run's settings as its folder states them, {"distill.dt": 25, ..}.
 
