@@ -51,6 +51,7 @@ import imx2mx_jax
 from benchmarks import machine
 from imx2mx_jax import config, edit, pictures, sheets, terminal, tokenizer, weights
 from imx2mx_jax.errors import ConfigError, UserError
+from imx2mx_jax.evaluate import tables
 from imx2mx_jax.metrics import clip_scores, warp
 from imx2mx_jax.micro import scenes, world
 from imx2mx_jax.models.network import Network
@@ -77,7 +78,6 @@ EDITS: dict[str, dict[str, Any]] = {  # row: what it sets
 CONTROLS = ("unedited", "truth")
 ROWS = (*CONTROLS, *EDITS)
 MEASURES = ("sim", "dir", "cons", "warp", "warp_objects", "psnr", "color")
-RESAMPLED = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,18 +310,16 @@ def _values(
 def _interval(prefix: str, values: Mapping[tuple[str, str, int], float]) -> dict[str, float]:
   """Mean over scenes, each a mean over its cases, and the percentiles of resampled scenes."""
   names = sorted({scene for scene, *_ in values})
-  means = np.array([np.mean([v for c, v in values.items() if c[0] == name]) for name in names])
-  drawn = np.random.default_rng(0).integers(0, len(means), (RESAMPLED, len(means)))
-  low, high = np.percentile(means[drawn].mean(axis=1), (2.5, 97.5))
-  found = {"mean": means.mean(), "low": low, "high": high}
-  return {f"{prefix}{name}": round(float(value), 5) for name, value in found.items()}
+  means = [float(np.mean([v for c, v in values.items() if c[0] == name])) for name in names]
+  found = tables.summary(means)
+  return {f"{prefix}{name}": round(getattr(found, name), 5) for name in ("mean", "low", "high")}
 
 
 def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
   """Two tables: means with the seconds of an edit, and differences from the full method."""
   found = {(entry["row"], entry["measure"]): entry for entry in summary(lines)}
   rows = [row for row in ROWS if any(line["row"] == row for line in lines)]
-  tables = []
+  parts = []
   for title, prefix in (("Means", ""), ("Differences from the full method", "difference_")):
     head = ["", *MEASURES, *([] if prefix else ["cases", "median s"])]
     body = []
@@ -335,10 +333,10 @@ def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
       body.append([row, *cells])
     if not body:
       continue
-    parts = [head, ["---"] * len(head), *body]
-    table = "\n".join(f"| {' | '.join(part)} |" for part in parts)
-    tables.append(f"### {title}\n\n{table}\n")
-  return "\n".join(tables)
+    lined = [head, ["---"] * len(head), *body]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lined)
+    parts.append(f"### {title}\n\n{table}\n")
+  return "\n".join(parts)
 
 
 def _cell(entry: Mapping[str, Any], prefix: str) -> str:
