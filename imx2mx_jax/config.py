@@ -96,6 +96,7 @@ class OutputConfig:
   """What is made of the last prediction."""
 
   decoder: str = "student"  # views at the student's size; "teacher": at the teacher's, softer
+  colmap: bool = False  # write the cameras also as a COLMAP text model (needs pycolmap)
 
 
 @dataclasses.dataclass(frozen=True)

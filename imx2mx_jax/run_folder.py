@@ -1,6 +1,8 @@
 """The folder of one run: all that it writes, and how a run that was stopped goes on.
 
     edited/*.png        the result, under the inputs' own names
+    transforms.json     their cameras, as load_scene and nerfstudio read them
+    sparse/0/           the same as a COLMAP text model, with output.colmap
     grid.png            inputs above edits
     reference.png       the reference view as the student is given it
     config.json         every setting, fingerprints of what was read, versions and devices
@@ -30,12 +32,12 @@ import jax
 import safetensors.numpy
 from etils import epath
 
-from imx2mx_jax import __version__, checkpoint, pictures, sheets, weights
+from imx2mx_jax import __version__, checkpoint, colmap, pictures, sheets, weights
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import RunFolderError
 from imx2mx_jax.journal import Journal
 from imx2mx_jax.resumable import STATE, Resumable, flat_settings
-from imx2mx_jax.scene import Scene
+from imx2mx_jax.scene import Scene, transforms_of
 from imx2mx_jax.shapes import Params, UInt8, np
 
 _CONFIG, _FINISHED, _PREVIEW = "config.json", "finished.json", "preview.png"
@@ -148,13 +150,22 @@ class RunFolder(Resumable):
   ) -> None:
     """The result. params: of the personalised student; empty where there is none."""
     with self._writing():
-      for name, image in zip(scene.names, images, strict=True):
-        self._write(f"edited/{epath.Path(name).stem}.png", sheets.png(image))
+      files = [f"{epath.Path(name).stem}.png" for name in scene.names]
+      for file, image in zip(files, images, strict=True):
+        self._write(f"edited/{file}", sheets.png(image))
+      self._write_cameras(scene, files, images.shape[1:3])
       self._write("grid.png", sheets.png(sheets.grid(pictures.to_uint8(scene.images), images)))
       if params:
         self._write_student(params)
       done = {"iterations": self.step, "seconds": round(seconds, 1), "at": _now()}
       self._write(_FINISHED, _json(done))
+
+  def _write_cameras(self, scene: Scene, files: list[str], hw: tuple[int, int]) -> None:
+    transforms = transforms_of(scene, [f"edited/{file}" for file in files], hw)
+    self._write("transforms.json", _json(transforms))
+    if self._run.output.colmap:
+      pixels = scene.K * np.array([hw[1], hw[0], 1])[:, None]
+      colmap.write(self.path / "sparse" / "0", files, scene.c2w, pixels, hw)
 
   def write_preview(self, sheet: UInt8[np.ndarray, "H W 3"]) -> epath.Path:
     """Writes a preview's contact sheet and says where."""

@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 from PIL import Image, ImageOps
 
-from imx2mx_jax import cameras
+from imx2mx_jax import cameras, colmap
 from imx2mx_jax.errors import SceneError
 from imx2mx_jax.shapes import Float, np
 
@@ -138,6 +138,22 @@ def load_depth(scene: Scene, size: int) -> Float[np.ndarray, "N S S"] | None:
   return np.stack(views) * np.float32(scale)
 
 
+def transforms_of(
+  scene: Scene, file_paths: Sequence[str], hw: tuple[int, int]
+) -> dict[str, object]:
+  """What a transforms.json says of the scene's cameras, for pictures of `hw` that they show.
+
+  It is what `load_scene` and nerfstudio read: OpenGL axes, intrinsics of each frame in pixels.
+  """
+  frames = []
+  for path, c2w, K in zip(file_paths, scene.c2w, scene.K, strict=True):
+    (fl_x, _, cx), (_, fl_y, cy), _ = (K * np.array([hw[1], hw[0], 1])[:, None]).tolist()
+    numbers = {"fl_x": fl_x, "fl_y": fl_y, "cx": cx, "cy": cy, "w": hw[1], "h": hw[0]}
+    pose = (c2w * OPENGL_TO_OPENCV).tolist()
+    frames.append({"file_path": path, **numbers, "transform_matrix": pose})
+  return {"camera_model": "PINHOLE", "frames": frames}
+
+
 def view_of(scene: Scene, wanted: int | str) -> int:
   """Which of the scene's views is meant by a frame's position in the file, or by a picture's name.
 
@@ -148,14 +164,20 @@ def view_of(scene: Scene, wanted: int | str) -> int:
 
 
 def read_transforms(path: epath.PathLike) -> Transforms:
-  """Reads a folder's transforms.json, or that file itself. Raises: SceneError."""
+  """Reads a folder's transforms.json, or that file itself, or the COLMAP model in a folder.
+
+  A model's frames have what a transforms.json would say of them. Raises: SceneError.
+  """
   folder = epath.Path(path).expanduser()
   if not folder.exists():
     raise SceneError(f"{folder}: there is no such folder; give one that holds a transforms.json")
   file = folder / "transforms.json" if folder.is_dir() else folder
+  model = None if file.exists() and file == folder / "transforms.json" else colmap.find(folder)
+  if model:
+    return Transforms(model, {}, colmap.read(model))
   if not file.exists():
     raise SceneError(
-      f"{file}: this file of cameras is missing; give a folder that holds one, "
+      f"{file}: this file of cameras is missing; give a folder that holds one or a COLMAP model, "
       "or write it with nerfstudio's ns-process-data"
     )
   try:
@@ -350,7 +372,7 @@ def _depth(transforms: Transforms, index: int, size: int) -> np.ndarray:
 def read_picture(transforms: Transforms, index: int) -> tuple[Float[np.ndarray, "H W 3"], int]:
   """A frame's picture in [-1, 1], upright, and its EXIF orientation. Raises: SceneError."""
   where = transforms.where(index)
-  path = transforms.file.parent / transforms.frames[index]["file_path"]
+  path = transforms.file.parent / _file_path(transforms, index)
   path = path if path.suffix else path.with_suffix(".png")  # as in NeRF's synthetic scenes
   try:
     with path.open("rb") as stream, Image.open(stream) as picture:

@@ -6,7 +6,7 @@ import jax
 import rich.console
 from etils import epath
 
-from imx2mx_jax import edit, run_folder, scene_check, sheets, terminal
+from imx2mx_jax import colmap, edit, run_folder, scene_check, sheets, terminal
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.evaluate import measures, runs, tables
 from imx2mx_jax.scene import Scene, load_scene, read_transforms
@@ -95,6 +95,8 @@ def _warn_of_cameras(run: RunConfig, scene: Scene) -> None:
 
 
 def _load(run: RunConfig) -> tuple[Scene, edit.Models]:
+  if run.output.colmap:
+    colmap.library()  # its lack is told before the work, not after it
   options = {"undistort": run.scene.undistort, "authors": run.compat == "authors"}
   scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size, **options)
   reference, device = scene.names[edit.reference_view(run, scene)], jax.devices()[0].device_kind

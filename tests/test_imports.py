@@ -34,7 +34,8 @@ MAY_IMPORT = {
   "micro": {"diffusion", "micro", "models", "pictures", "terminal"},
   "tokenizer": set(),
   "metrics": {"cameras", "matches", "models", "tokenizer"},
-  "scene": {"cameras"},
+  "colmap": set(),
+  "scene": {"cameras", "colmap"},
   "doubts": {"cameras", "matches", "scene"},
   "scene_check": {"cameras", "doubts", "matches", "pictures", "scene"},
   "inspect_scene": {
@@ -79,6 +80,7 @@ MAY_IMPORT = {
   "journal": {"sheets"},
   "resumable": {"checkpoint"},
   "run_folder": {
+    "colmap",
     "checkpoint",
     "config",
     "journal",
@@ -90,6 +92,7 @@ MAY_IMPORT = {
   },
   "report": {"config", "report", "sheets", "terminal"},
   "session": {
+    "colmap",
     "config",
     "edit",
     "evaluate",

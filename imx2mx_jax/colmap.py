@@ -1,0 +1,122 @@
+"""COLMAP models, text or binary, as frames of a transforms.json, and the way back.
+
+They are read and written by pycolmap, which the extra `colmap` installs.
+"""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from etils import epath
+
+from imx2mx_jax.errors import SceneError
+from imx2mx_jax.shapes import Float, np
+
+_MODELS = ("", "sparse", "sparse/0", "colmap/sparse/0", "0")
+_PICTURES = ("images", "edited", "")
+_LENSES = {  # model: how its parameters are called, focal lengths and principal point included
+  "SIMPLE_PINHOLE": ("f", "cx", "cy"),
+  "PINHOLE": ("fl_x", "fl_y", "cx", "cy"),
+  "SIMPLE_RADIAL": ("f", "cx", "cy", "k1"),
+  "RADIAL": ("f", "cx", "cy", "k1", "k2"),
+  "OPENCV": ("fl_x", "fl_y", "cx", "cy", "k1", "k2", "p1", "p2"),
+  "FULL_OPENCV": (
+    *("fl_x", "fl_y", "cx", "cy", "k1", "k2", "p1", "p2"),
+    *("k3", "k4", "k5", "k6"),
+  ),
+}
+_OPENGL = np.array([1.0, -1.0, -1.0, 1.0])
+
+
+def find(path: epath.Path) -> epath.Path | None:
+  """The images.bin or images.txt of the model in a folder, where COLMAP puts it, or None."""
+  if path.name in ("images.bin", "images.txt"):
+    return path if path.is_file() else None
+  for folder in _MODELS:
+    for ending in ("bin", "txt"):
+      names = [path / folder / f"{part}.{ending}" for part in ("images", "cameras")]
+      if all(name.is_file() for name in names):
+        return names[0]
+  return None
+
+
+def read(file: epath.Path) -> list[dict[str, Any]]:
+  """The frames of a model, in the order of their pictures' names. file: as `find` gives it.
+
+  file_path is relative to the model's folder. Raises: SceneError.
+  """
+  pycolmap = library()
+  try:
+    model = pycolmap.Reconstruction(str(file.parent))
+  except (ValueError, RuntimeError) as error:
+    raise SceneError(
+      f"{file.parent}: this COLMAP model cannot be read ({error}); export it again"
+    ) from None
+  images = [image for image in model.images.values() if image.has_pose]
+  if not images:
+    raise SceneError(f"{file.parent}: no picture of this COLMAP model has a camera; map it again")
+  return [_frame(file, image) for image in sorted(images, key=lambda image: image.name)]
+
+
+def write(
+  folder: epath.Path,
+  names: Sequence[str],
+  c2w: Float[np.ndarray, "N 4 4"],
+  K: Float[np.ndarray, "N 3 3"],
+  hw: tuple[int, int],
+) -> None:
+  """Writes a text model of pinhole cameras, without points. c2w: OpenCV axes. K: in pixels."""
+  pycolmap = library()
+  model = pycolmap.Reconstruction()
+  for number, (name, pose, k) in enumerate(zip(names, c2w, K, strict=True), start=1):
+    camera = pycolmap.Camera(
+      model="PINHOLE",
+      width=hw[1],
+      height=hw[0],
+      params=[k[0, 0], k[1, 1], k[0, 2], k[1, 2]],
+      camera_id=number,
+    )
+    model.add_camera_with_trivial_rig(camera)
+    image = pycolmap.Image(name=name, camera_id=number, image_id=number)
+    model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.linalg.inv(pose)[:3]))
+  folder.mkdir(parents=True, exist_ok=True)
+  model.write_text(str(folder))
+
+
+def library() -> ModuleType:
+  """pycolmap. Raises: SceneError where it is not installed."""
+  try:
+    import pycolmap
+  except ImportError:
+    raise SceneError(
+      'COLMAP models need pycolmap; install it with pip install "imx2mx_jax[colmap]"'
+    ) from None
+  return pycolmap
+
+
+def _frame(file: epath.Path, image: Any) -> dict[str, Any]:
+  camera = image.camera
+  if camera.model.name not in _LENSES:
+    raise SceneError(
+      f"{file.parent}: {image.name} has the camera model {camera.model.name}, which is not read; "
+      "undistort the pictures first (COLMAP's image_undistorter)"
+    )
+  numbers = dict(zip(_LENSES[camera.model.name], map(float, camera.params), strict=True))
+  focal = numbers.pop("f", None)
+  focals = {"fl_x": focal, "fl_y": focal} if focal else {}
+  w2c = np.concatenate([image.cam_from_world().matrix(), [[0.0, 0.0, 0.0, 1.0]]])
+  return {
+    "file_path": _picture(file.parent, image.name),
+    "transform_matrix": (np.linalg.inv(w2c) * _OPENGL).tolist(),
+    "w": camera.width,
+    "h": camera.height,
+    **focals,
+    **numbers,
+  }
+
+
+def _picture(model: epath.Path, name: str) -> str:
+  """Where the picture is, seen from the model's folder; beside it if it is nowhere."""
+  ups = ["", "../", "../../", "../../../"]
+  places = [f"{up}{folder}/{name}".lstrip("/") for up in ups for folder in _PICTURES]
+  return next((place for place in places if (model / place).is_file()), name)
