@@ -29,13 +29,13 @@ _SNAPSHOTS, _PAIRS = 10, 12  # shown at most
 _FIELD = re.compile(r"--config\.([\w.]+): .+?  # (.+)")
 
 
-def write(folder: str | epath.Path) -> epath.Path:
+def write(folder: epath.PathLike) -> epath.Path:
   """Writes a finished run's report into its folder and says where. Raises ReportError."""
   run = runs.read(folder)
   return _write(run.path / NAME, render(run))
 
 
-def write_comparison(folders: Sequence[str | epath.Path], out: str | epath.Path) -> epath.Path:
+def write_comparison(folders: Sequence[epath.PathLike], out: epath.PathLike) -> epath.Path:
   """Writes a page of several finished runs of one scene. Raises ReportError."""
   return _write(epath.Path(out).expanduser(), render_comparison([runs.read(x) for x in folders]))
 

@@ -56,7 +56,7 @@ class Run:
     return epath.Path(self.settings["scene.path"]).name
 
 
-def read(folder: str | epath.Path) -> Run:
+def read(folder: epath.PathLike) -> Run:
   """Reads a run folder. Raises ReportError where there is no finished run or it is damaged."""
   path = epath.Path(folder).expanduser()
   if not (path / "finished.json").exists():
