@@ -1,8 +1,9 @@
 """The settings of `python -m benchmarks.ablations`: configs/default.py with fewer iterations.
 
 Eight scenes, four instructions and two seeds are 64 cases, of which each of the six rows that
-distill takes 64 runs: they must be short for the table to fit in three hours on 2 cores. Chosen on
-other scenes than those reported.
+distill takes 64 runs: they must be short for the table to fit in three hours on 2 cores. These take
+96 iterations, 19 s at the pace in benchmarks/RESULTS.md. Settings are to be chosen on other scenes
+than those reported.
 """
 
 import pathlib
