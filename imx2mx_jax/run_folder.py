@@ -7,6 +7,7 @@
     reference.png       the reference view as the student is given it
     config.json         every setting, fingerprints of what was read, versions and devices
     snapshots/*.png     the views side by side on the way there, named by iterations
+    report.html         all of this as one page, by imx2mx_jax/report
     metrics.json        how good the result is, by imx2mx_jax/evaluate; warp.png a map of it
     metrics.jsonl       a line for each iteration; events.out.tfevents.* the same for TensorBoard
     state/              what to go on from: <iterations>/ (Orbax), reference.safetensors

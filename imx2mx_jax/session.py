@@ -9,6 +9,7 @@ from etils import epath
 from imx2mx_jax import colmap, edit, run_folder, scene_check, sheets, terminal
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.evaluate import measures, runs, tables
+from imx2mx_jax.report import page
 from imx2mx_jax.scene import Scene, load_scene, read_transforms
 
 _FACTORS = (0.75, 1.0, 1.25)  # of the guidance scales, in a preview
@@ -23,6 +24,7 @@ def edit_scene(run: RunConfig, stop: terminal.Stop) -> epath.Path:
   folder = _edit(run, stop)
   if not stop.obeyed:
     _measure(folder)
+    _report(folder)
   return folder
 
 
@@ -69,6 +71,15 @@ def _measure(folder: epath.Path) -> None:
     print(f"the edit was not measured ({type(error).__name__}: {error}); {again} tries again")
     return
   rich.console.Console().print(tables.for_terminal({run.name: metrics}))
+
+
+def _report(folder: epath.Path) -> None:
+  """Writes report.html; whatever happens there, the edit stands."""
+  try:
+    page.write(folder)
+  except Exception as error:
+    again = f"python -m imx2mx_jax.report {folder}"
+    print(f"no report was written ({type(error).__name__}: {error}); {again} tries again")
 
 
 def preview(run: RunConfig) -> epath.Path:

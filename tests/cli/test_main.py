@@ -89,6 +89,13 @@ def test_tensorboard_shows_the_same_numbers_and_some_pictures(finished):
   assert list(shown["views"]) == [6, 12]
 
 
+def test_the_run_ends_with_a_report_of_all_that_it_did(finished):
+  html = (finished.folder / "report.html").read_text()
+  assert len(html) < 10_000_000
+  for fact in ("“make it sunset”", "000.png, edited", "timestep 199, after iteration 12"):
+    assert fact in html
+
+
 def test_the_settings_are_kept_with_their_provenance(finished):
   kept = json.loads((finished.folder / "config.json").read_text())
   assert kept["settings"]["instruction"] == "make it sunset"
