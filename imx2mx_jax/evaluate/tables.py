@@ -32,9 +32,9 @@ COLUMNS = (
   Column("Cons", "clip.cons"),
   Column("Sim", "clip.sim"),
   Column("Dir", "clip.dir"),
-  Column("within 2 px", "epipolar.passing.2", "{:.2f}", "epipolar.floor_passing.2"),
-  Column("within 4 px", "epipolar.passing.4", "{:.2f}", "epipolar.floor_passing.4"),
-  Column("within 8 px", "epipolar.passing.8", "{:.2f}", "epipolar.floor_passing.8"),
+  Column("< 2 px", "epipolar.passing.2", "{:.2f}", "epipolar.floor_passing.2"),
+  Column("< 4 px", "epipolar.passing.4", "{:.2f}", "epipolar.floor_passing.4"),
+  Column("< 8 px", "epipolar.passing.8", "{:.2f}", "epipolar.floor_passing.8"),
   Column("warp", "warp.mean", "{:.4f}", "warp.floor"),
   Column("PSNR", "background.psnr", "{:.1f}"),
   Column("SSIM", "background.ssim"),
@@ -119,6 +119,7 @@ def for_terminal(runs: Mapping[str, Metrics]) -> rich.table.Table:
   """The table for a terminal."""
   heading, lines = rows(runs)
   table = rich.table.Table(*heading, box=rich.box.SIMPLE_HEAD)
+  table.columns[0].no_wrap = True
   for column in table.columns[1:]:
     column.justify = "right"
   for line in lines:
