@@ -153,3 +153,14 @@ def test_pairs_for_met3r_have_its_layout(truth, tmp_path, capsys):
   corner = np.moveaxis(edited[1, 1], 0, -1)[:4, :4].mean(axis=(0, 1))
   np.testing.assert_allclose(corner, TRUTH[2, 0, 0] / 127.5 - 1, atol=0.1)
   compile((tmp_path / "met3r" / "score.py").read_text(), "score.py", "exec")
+
+
+def test_missing_captions_are_asked_for_where_somebody_can_answer(tmp_path, monkeypatch):
+  folder = finished(tmp_path / "run", TRUTH, instruction="make it mine")
+  answers = iter(["a cube on clay at sunset"])
+  monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+  monkeypatch.setattr("builtins.input", lambda question: next(answers))
+  assert evaluated(folder, CLIP) == 0
+  clip = metrics(folder)["clip"]
+  assert clip["source_caption"] == "a white cylinder on clay at night"  # the scene's own
+  assert clip["edited_caption"] == "a cube on clay at sunset"
