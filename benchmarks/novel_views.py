@@ -20,13 +20,15 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from benchmarks import machine, micro_quality
-from imx2mx_jax import cameras, sampler, students, teachers
+from imx2mx_jax import cameras, pictures, sampler, students, teachers
 from imx2mx_jax.metrics import warp
 from imx2mx_jax.micro import scenes, world
 from imx2mx_jax.render import inputs as reading
 from imx2mx_jax.render import settings, views
+from imx2mx_jax.scene import load_depth, load_scene
 
 SEED = 920_000_000  # no training draws it or the seeds after it
 GIVEN, NOVEL = (3, 6, 1, 4), (0, 2, 5, 7)
@@ -129,15 +131,24 @@ def from_runs(runs: Sequence[str], guidance: float, steps: int) -> dict[str, dic
 def _of_run(run: str, student: str, guidance: float, steps: int) -> dict[str, float]:
   given = reading.read(settings.parse(["", run, f"--student={student}"]))
   told = json.loads((pathlib.Path(run) / "config.json").read_text())["settings"]
-  case = micro_quality.read(pathlib.Path(told["scene.path"]))
-  truth = next(e.images for e in case.edits if e.instruction == told["instruction"])
-  c2w, K = case.scene.c2w, case.scene.K
+  size = given.hw[0]
+  scene = load_scene(told["scene.path"], size=size)
+  depth, c2w, K = load_depth(scene, size), scene.c2w, scene.K
+  folder = pathlib.Path(told["scene.path"])
+  edits = json.loads((folder / "edits.json").read_text())["edits"]
+  edited = next(e["edited_dir"] for e in edits if e["instruction"] == told["instruction"])
+  truth = np.stack([_picture(folder / edited / name, size) for name in scene.names])
   novel = [i for i, pose in enumerate(c2w) if not any(np.allclose(pose, p) for p in given.c2w)]
   models = views.load_models(given.weights, given.hw, "float32")
   cams = np.concatenate([given.c2w, c2w[novel]]), np.concatenate([given.K, K[novel]])
   found = generated(models, given.images, *cams, guidance, steps)
   copies = given.images[nearest(given.c2w, c2w[novel])]
-  return measured(found, truth[novel], copies, case.depth[novel], (c2w[novel], K[novel]))
+  return measured(found, truth[novel], copies, depth[novel], (c2w[novel], K[novel]))
+
+
+def _picture(file: pathlib.Path, size: int) -> np.ndarray:
+  pixels = pictures.from_8_bits(np.asarray(Image.open(file).convert("RGB")))
+  return cameras.resize_and_crop(pixels, size)[0]
 
 
 def main() -> None:

@@ -93,14 +93,17 @@ def _of_run(path: epath.Path, wanted: RenderConfig) -> Inputs:
   if run.teacher_alone and wanted.student == "personalised":
     raise RunFolderError(f"{path} has no personalised student; take --student=original")
   shot = scene.load_scene(
-    run.scene.path, run.scene.frames, size=run.student.size, authors=run.compat == "authors"
+    run.scene.path,
+    run.scene.frames,
+    size=run.student.size,
+    undistort=run.scene.undistort,
+    authors=run.compat == "authors",
   )
   reference = edit.reference_view(run, shot)
   order = [reference, *(i for i in range(len(shot.names)) if i != reference)]
   views = [_edited(path, shot, view) for view in order]
-  models = wanted.models or None
   given = Weights(run.student.weights, run.student.vae, run.student.image_encoder)
-  weights = _weights(models) if models else given
+  weights = _weights(wanted.models) if wanted.models else given
   if wanted.student != "original" and (path / "student").exists():
     weights = dataclasses.replace(weights, student=str(path / "student"))
   hw = wanted.hw or (run.student.size, run.student.size)
