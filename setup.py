@@ -40,7 +40,6 @@ setup(
     "psutil>=6.0",
     "rich>=13.9",
     "safetensors>=0.6",
-    "scipy>=1.14",
     "scikit-image>=0.25",
     "scipy>=1.14",
     "tensorboard>=2.20",

@@ -89,6 +89,7 @@ class OptimConfig:
   b2: float = 0.999  # decay of the second moment
   eps: float = 1e-8  # added to the root of the second moment
   weight_decay: float = 0.01  # share of the learning rate
+  max_skipped: int = 50  # updates in a row that are not finite, then the run stops; 0: never
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +226,7 @@ _CHECKS = {
   "optim.b2": MOMENT,
   "optim.eps": POSITIVE,
   "optim.weight_decay": NOT_NEGATIVE,
+  "optim.max_skipped": NOT_NEGATIVE,
   "output.decoder": choice("student", "teacher"),
 }
 

@@ -5,7 +5,7 @@ import functools
 import pathlib
 import random
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -51,10 +51,18 @@ class Prepared:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compiled:
+  """The iterations are compiled, or what was compiled for them before is at hand, in `seconds`."""
+
+  seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Progress:
   """Iterations up to `step` are done, the last ones in `seconds`; metrics has a value for each.
 
   state: valid until the next event is asked for; its buffers are then given to the device again.
+  skipped: how many updates in a row, the last one among them, were left out as not finite.
   """
 
   step: int
@@ -62,6 +70,12 @@ class Progress:
   metrics: dict[str, np.ndarray]
   seconds: float
   total: int
+  skipped: int
+
+  @property
+  def sound(self) -> bool:
+    """Whether the run can go on from the state. Its weights are finite always."""
+    return bool(jnp.isfinite(self.state.latents).all())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +96,31 @@ class Finished:
 
 
 Plan = list[tuple[int, int]]
-Event = Prepared | Progress | Snapshot | Finished
+Event = Prepared | Compiled | Progress | Snapshot | Finished
 Saved = tuple[dict[str, np.ndarray], distill.DistillState | None]
 
 
-def load_models(run: RunConfig) -> Models:
+def load_models(run: RunConfig, load: Callable[..., dict[str, Network]] = weights.load) -> Models:
   """Every network that the run needs, and its instruction in tokens.
+
+  load: what reads a folder, for example weights.keeping(). Raises what `check_models` raises.
+  """
+  check_models(run)
+  ids, dtype = instruction_ids(run), jnp.dtype(run.dtype)
+  models = Models(ids, **load(run.teacher.weights, "teacher", dtype=dtype))
+  if run.teacher_alone:
+    return models
+  s = run.student
+  return dataclasses.replace(
+    models,
+    student=load(s.weights, "student", dtype=dtype)["seva"],
+    student_vae=load(s.vae, "student_vae", dtype=dtype)["vae"],
+    image_encoder=load(s.image_encoder, "image_encoder", dtype=dtype)["vision"],
+  )
+
+
+def check_models(run: RunConfig) -> None:
+  """Whether the run's models are there and fit together, from their descriptions alone.
 
   Raises WeightsError for a folder that is not the right model or that does not fit the others,
   ConfigError for an instruction that is empty or too long and for sizes that do not divide.
@@ -95,17 +128,7 @@ def load_models(run: RunConfig) -> Models:
   _check_teacher(run)
   if not run.teacher_alone:
     _check_student(run)
-  ids, dtype = instruction_ids(run), jnp.dtype(run.dtype)
-  models = Models(ids, **weights.load(run.teacher.weights, "teacher", dtype=dtype))
-  if run.teacher_alone:
-    return models
-  s = run.student
-  return dataclasses.replace(
-    models,
-    student=weights.load(s.weights, "student", dtype=dtype)["seva"],
-    student_vae=weights.load(s.vae, "student_vae", dtype=dtype)["vae"],
-    image_encoder=weights.load(s.image_encoder, "image_encoder", dtype=dtype)["vision"],
-  )
+  instruction_ids(run)
 
 
 def instruction_ids(run: RunConfig) -> Int[np.ndarray, "2 L"]:
@@ -218,17 +241,20 @@ class _Loop:
 
 def _distill(
   loop: _Loop, state: distill.DistillState
-) -> Generator[Progress | Snapshot, None, distill.DistillState]:
+) -> Generator[Compiled | Progress | Snapshot, None, distill.DistillState]:
   """Some iterations at each student timestep, then an Euler step to the next one."""
   run, method, plan, cond = loop.run, loop.method, loop.plan, loop.cond
   key = _keys(run)["iterations"]
   total, step = _total(plan), int(state.step)
   if step < total:
+    began = time.monotonic()
+    # JAX keeps what it has compiled: another edit of the same shapes gets the same program.
     steps = distill.distill_steps.lower(
       method, state, loop.teacher, cond, key, jnp.int32(0), most=run.log_every
     ).compile()
+    yield Compiled(time.monotonic() - began)
 
-  end = 0
+  end = skipped = 0
   for here, (tau, iterations) in enumerate(plan):
     end += iterations
     if tau > int(state.tau):
@@ -238,7 +264,8 @@ def _distill(
       state, rows = steps(state, loop.teacher, cond, key, jnp.int32(count))
       metrics = {name: np.asarray(row)[:count] for name, row in vars(rows).items()}
       step += count
-      yield Progress(step, state, metrics, time.monotonic() - began, total)
+      skipped = _skipped_at_the_end(skipped, metrics["grad_norm"])
+      yield Progress(step, state, metrics, time.monotonic() - began, total, skipped)
       if run.image_every and step // run.image_every > (step - count) // run.image_every:
         yield Snapshot(step, tau, _decode(loop.vae, state.prediction[1:]))
     if here + 1 < len(plan):
@@ -247,6 +274,12 @@ def _distill(
       sampler = None if iterations else loop.original
       state = distill.student_step(method, state, cond, tau_next, noise, sampler)
   return state
+
+
+def _skipped_at_the_end(before: int, norms: Float[np.ndarray, " count"]) -> int:
+  """Updates in a row that were left out. before: likewise, of the calls before this one."""
+  finite = np.isfinite(norms)
+  return int(np.argmax(finite[::-1])) if finite.any() else before + len(finite)
 
 
 def abstract_state(run: RunConfig, scene: Scene, models: Models) -> distill.DistillState:

@@ -25,5 +25,13 @@ class ClaimError(RunFolderError):
   """A folder in which another process works."""
 
 
+class JobsError(UserError):
+  """A list of edits that cannot be worked through."""
+
+
+class DivergedError(UserError):
+  """An edit whose gradients are no longer finite."""
+
+
 class ReportError(UserError):
   """A report that cannot be made or written."""

@@ -37,8 +37,9 @@ def _edit(argv: Sequence[str]) -> int:
 def _run(settings: config.ConfigDict, stop: terminal.Stop | None) -> int:
   import jax  # this and what follows take seconds; the first line is out
 
-  from imx2mx_jax import session
+  from imx2mx_jax import compilation, session
 
+  compilation.keep()
   run = config.resolve(settings, jax.default_backend())
   if stop is None:
     print(session.preview(run))

@@ -33,7 +33,7 @@ import jax
 import safetensors.numpy
 from etils import epath
 
-from imx2mx_jax import __version__, checkpoint, colmap, pictures, sheets, weights
+from imx2mx_jax import __version__, checkpoint, claims, colmap, pictures, sheets, weights
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import RunFolderError
 from imx2mx_jax.journal import Journal
@@ -51,6 +51,7 @@ _FREE = (  # settings that change no edited view
   "source_caption",
   "edited_caption",
   "metric_clip",
+  "optim.max_skipped",
 )
 _WEIGHTS = {  # setting: kind of model in that folder
   "teacher.weights": "teacher",
@@ -68,7 +69,7 @@ def opened(run: RunConfig) -> Iterator["RunFolder"]:
   """The folder of a run, new or to be resumed; gone again if nothing was written to it.
 
   Refuses a finished run, one with other settings, a folder of something else, and one that cannot
-  be written. A preview may be written beside anything.
+  be written, or that another process is writing. A preview may be written beside anything.
   """
   path = epath.Path(run.run_dir).expanduser()
   if not run.preview:
@@ -77,12 +78,23 @@ def opened(run: RunConfig) -> Iterator["RunFolder"]:
   folder = RunFolder(path, run)
   try:
     folder.claim()
+    if not run.preview:
+      _refuse_other(path, run)  # another process may have finished it in the meantime
     yield folder
   finally:
     folder.close()
     with contextlib.suppress(OSError, ValueError):  # the first that is not empty
       for empty in made:
         empty.rmdir()
+
+
+def finished(run: RunConfig) -> bool:
+  """Whether the run's folder holds its result already. Refuses one with other settings."""
+  path = epath.Path(run.run_dir).expanduser()
+  if not (path / _FINISHED).exists():
+    return False
+  _refuse_other_settings(path, run)
+  return True
 
 
 class RunFolder(Resumable):
@@ -95,11 +107,15 @@ class RunFolder(Resumable):
     super().__init__(path, run.save_every)
     self._run = run
     self._journal: Journal | None = None
+    self._claim = contextlib.ExitStack()
 
   def claim(self) -> None:
-    """Makes the folder and proves that it can be written."""
+    """Makes the folder, proves that it can be written and keeps it for this process."""
     with self._writing():
       self.path.mkdir(parents=True, exist_ok=True)
+      if not self._run.preview:
+        self._claim.enter_context(claims.claimed(self.path))
+        return
       self._write(".writable", b"")
       (self.path / ".writable").unlink()
 
@@ -135,10 +151,20 @@ class RunFolder(Resumable):
       self._write(_REFERENCE, safetensors.numpy.save(dict(arrays)))
       self._journal = Journal(self.path, self.step)
 
-  def log(self, step: int, metrics: Mapping[str, np.ndarray], images_per_second: float) -> None:
-    """The numbers of a call's iterations, the last of them `step`; arrays have a value for each."""
+  def log(
+    self,
+    step: int,
+    metrics: Mapping[str, np.ndarray],
+    images_per_second: float,
+    compile_seconds: float,
+  ) -> None:
+    """The numbers of a call's iterations, the last of them `step`; arrays have a value for each.
+
+    compile_seconds: what this session took to compile them, apart from their own time.
+    """
+    compiling = np.full(len(metrics["loss"]), round(compile_seconds, 2))
     with self._writing():
-      self._journal.write(step, metrics, images_per_second)
+      self._journal.write(step, {**metrics, "compile_seconds": compiling}, images_per_second)
 
   def picture(self, step: int, images: UInt8[np.ndarray, "N H W 3"]) -> None:
     """The views as they are now."""
@@ -175,10 +201,11 @@ class RunFolder(Resumable):
     return self.path / _PREVIEW
 
   def close(self) -> None:
-    """Closes the journal."""
+    """Closes the journal and lets others have the folder."""
     if self._journal:
       with contextlib.suppress(OSError):  # a full disk was reported when it was written to
         self._journal.close()
+    self._claim.close()
 
   def _write_config(self, scene: Scene) -> None:
     file = self.path / _CONFIG
@@ -243,6 +270,10 @@ def _refuse_other(path: epath.Path, run: RunConfig) -> None:
     if foreign:
       raise RunFolderError(f"{path} holds other things than a run ({foreign[0]}); {_ELSEWHERE}")
     return
+  _refuse_other_settings(path, run)
+
+
+def _refuse_other_settings(path: epath.Path, run: RunConfig) -> None:
   before = _read_json(path / _CONFIG)["settings"]
   for name, now in flat_settings(run).items():
     if name not in _FREE and name not in _READ and before.get(name) != now:
@@ -252,8 +283,7 @@ def _refuse_other(path: epath.Path, run: RunConfig) -> None:
 def _another_run(path: epath.Path, name: str, was: Any, now: Any) -> RunFolderError:
   differs = f"was {was!r} and is {now!r} now" if was != now else "has other content than it had"
   return RunFolderError(
-    f"{path} holds an unfinished run whose --config.{name} {differs}; go on as it began, or "
-    f"{_ELSEWHERE}"
+    f"{path} holds a run whose --config.{name} {differs}; go on as it began, or {_ELSEWHERE}"
   )
 
 

@@ -1,6 +1,7 @@
 """One run, from its settings to its folder: what the doors have in common."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import rich.console
@@ -8,6 +9,7 @@ from etils import epath
 
 from imx2mx_jax import colmap, edit, run_folder, scene_check, sheets, terminal
 from imx2mx_jax.config import RunConfig
+from imx2mx_jax.errors import DivergedError
 from imx2mx_jax.evaluate import measures, runs, tables
 from imx2mx_jax.report import page
 from imx2mx_jax.scene import Scene, load_scene, read_transforms
@@ -15,23 +17,28 @@ from imx2mx_jax.scene import Scene, load_scene, read_transforms
 _FACTORS = (0.75, 1.0, 1.25)  # of the guidance scales, in a preview
 
 
-def edit_scene(run: RunConfig, stop: terminal.Stop) -> epath.Path:
+Loader = Callable[[RunConfig], edit.Models]
+
+
+def edit_scene(
+  run: RunConfig, stop: terminal.Stop, load_models: Loader = edit.load_models
+) -> epath.Path:
   """Edits a scene, or goes on where an earlier run stopped, measures it, and gives the folder.
 
   stop: once it has heard a signal, the state is saved and the run ends, resumable. Raises the
   UserErrors of everything that it reads and writes; what was saved before stays.
   """
-  folder = _edit(run, stop)
+  folder = _edit(run, stop, load_models)
   if not stop.obeyed:
     _measure(folder)
     _report(folder)
   return folder
 
 
-def _edit(run: RunConfig, stop: terminal.Stop) -> epath.Path:
-  began = time.monotonic()
+def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Path:
+  began, compiling = time.monotonic(), 0.0
   with run_folder.opened(run) as folder, terminal.Iterations() as iterations:
-    scene, models = _load(run)
+    scene, models = _load(run, load_models)
     saved = folder.saved(scene, lambda: edit.abstract_state(run, scene, models))
     going_on = f"going on after {folder.step} iterations"
     print(going_on if saved else "editing the reference view", flush=True)
@@ -44,12 +51,20 @@ def _edit(run: RunConfig, stop: terminal.Stop) -> epath.Path:
         case edit.Prepared():
           folder.begin(scene, event.reference, event.saved)
           iterations.begin(event.resumed_at, event.total)
+        case edit.Compiled():
+          compiling = event.seconds
+          iterations.compiled(compiling)
+          continue
         case edit.Progress():
           images = len(event.metrics["loss"]) * len(scene.names)
-          folder.log(event.step, event.metrics, images / event.seconds)
-          iterations.show(event.step, event.seconds, event.metrics["loss"][-1])
-          if stopping or folder.due(event.step) or event.step == event.total:
+          folder.log(event.step, event.metrics, images / event.seconds, compiling)
+          iterations.show(event.step, event.seconds, float(event.metrics["loss"][-1]))
+          lost = 0 < run.optim.max_skipped <= event.skipped
+          last = event.step == event.total
+          if (lost or stopping or folder.due(event.step) or last) and event.sound:
             folder.save(event.step, event.state)
+          if lost:
+            raise _diverged(folder, event)
         case edit.Snapshot():
           folder.picture(event.step, event.images)
         case edit.Finished():
@@ -82,6 +97,14 @@ def _report(folder: epath.Path) -> None:
     print(f"no report was written ({type(error).__name__}: {error}); {again} tries again")
 
 
+def check(run: RunConfig) -> None:
+  """Raises the mistakes in a run's settings that are quick to find; a finished run has none."""
+  if run_folder.finished(run):
+    return
+  edit.check_models(run)
+  read_transforms(run.scene.path)
+
+
 def preview(run: RunConfig) -> epath.Path:
   """Edits the reference view at nine pairs of guidance scales and gives the contact sheet.
 
@@ -91,7 +114,7 @@ def preview(run: RunConfig) -> epath.Path:
   image = [run.teacher.image_guidance * factor for factor in _FACTORS]
   labels = [[f"text {t:.3g}, image {i:.3g}" for i in image] for t in text]
   with run_folder.opened(run) as folder:
-    scene, models = _load(run)
+    scene, models = _load(run, edit.load_models)
     images = edit.preview(run, scene, models, text, image)
     print(f"these settings would use {labels[1][1]}, in the red frame")
     return folder.write_preview(sheets.contact_sheet(images, labels, framed=(1, 1)))
@@ -105,7 +128,15 @@ def _warn_of_cameras(run: RunConfig, scene: Scene) -> None:
     print(f"warning: {found.what}; {found.evidence}; {found.remedy}; more: {more}", flush=True)
 
 
-def _load(run: RunConfig) -> tuple[Scene, edit.Models]:
+def _diverged(folder: run_folder.RunFolder, event: edit.Progress) -> DivergedError:
+  return DivergedError(
+    f"{folder.path}: {event.skipped} updates in a row, up to iteration {event.step}, were not "
+    f"finite; the last good state, after {folder.step} iterations, is kept; start anew with a "
+    "smaller --config.optim.lr or --config.dtype=float32"
+  )
+
+
+def _load(run: RunConfig, load_models: Loader) -> tuple[Scene, edit.Models]:
   if run.output.colmap:
     colmap.library()  # its lack is told before the work, not after it
   options = {"undistort": run.scene.undistort, "authors": run.compat == "authors"}
@@ -115,4 +146,4 @@ def _load(run: RunConfig) -> tuple[Scene, edit.Models]:
   print(f"{views}, on {device}", flush=True)
   if run.compat != "authors":
     _warn_of_cameras(run, scene)
-  return scene, edit.load_models(run)
+  return scene, load_models(run)

@@ -10,9 +10,10 @@ A folder, as `python -m convert_weights` writes it:
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -131,6 +132,19 @@ def load(
   return {
     name: _load(pathlib.Path(folder), info, name, dtype, param_dtype) for name in info.networks
   }
+
+
+def keeping() -> Callable[..., dict[str, Network]]:
+  """A `load` that keeps the last four folders, as many as an edit has, in the host's memory.
+
+  Whoever loads one again gets copies on the device at once.
+  """
+
+  @functools.lru_cache(maxsize=4)
+  def kept(folder: str, kind: str, dtype: np.dtype) -> dict[str, Network]:
+    return jax.device_get(load(folder, kind, dtype=dtype))
+
+  return lambda folder, kind, *, dtype: jax.device_put(kept(folder, kind, dtype))
 
 
 def read(

@@ -7,6 +7,8 @@ import os
 _QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}".strip()
 
+os.environ["IMX2MX_CACHE"] = "off"  # tests write nothing outside their folders
+
 import flax.struct
 import jax
 from jaxtyping import install_import_hook

@@ -82,6 +82,7 @@ MAY_IMPORT = {
   "run_folder": {
     "colmap",
     "checkpoint",
+    "claims",
     "config",
     "journal",
     "pictures",
@@ -103,7 +104,12 @@ MAY_IMPORT = {
     "sheets",
     "terminal",
   },
-  "main": {"config", "session", "terminal"},
+  "compilation": set(),
+  "main": {"compilation", "config", "session", "terminal"},
+  "jobs": {"config"},
+  "series": {"config", "jobs", "run_folder", "terminal"},
+  "batch": {"compilation", "edit", "jobs", "series", "session", "terminal", "weights"},
+  "doctor": {"compilation", "config", "edit", "scene", "terminal", "weights"},
   "render": {
     "cameras",
     "checkpoint",
@@ -125,6 +131,7 @@ MAY_IMPORT = {
   "train": {
     "cameras",
     "checkpoint",
+    "compilation",
     "config",
     "diffusion",
     "journal",

@@ -28,8 +28,10 @@ def _train(argv: Sequence[str]) -> int:
   with terminal.Stop() as stop:
     import jax  # this and what follows take seconds; the first line is out
 
+    from imx2mx_jax import compilation
     from imx2mx_jax.train import loop
 
+    compilation.keep()
     print(loop.train(settings.resolve(tree, jax.default_backend()), stop))
     return stop.exit_code
 
