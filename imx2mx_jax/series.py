@@ -1,0 +1,155 @@
+"""Edits one after another, whatever becomes of one of them, and the table of what became of all.
+
+Each edit has a folder of its own beside the others, with its result or the state to go on from.
+What the last attempt at it came to is in records/NAME.json; summary.md and summary.json are made of
+all records, so that several processes that share a list write the same table.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from imx2mx_jax import run_folder, terminal
+from imx2mx_jax.config import RunConfig
+from imx2mx_jax.errors import ClaimError, RunFolderError, UserError
+from imx2mx_jax.jobs import Job
+
+FINISHED, FAILED, STOPPED, BUSY, WAITING = "finished", "failed", "stopped", "busy", "waiting"
+
+Edit = Callable[[RunConfig, terminal.Stop], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """What an attempt came to. status: finished, failed, stopped, or busy: in another process."""
+
+  status: str
+  seconds: float = 0.0
+  error: str = ""
+
+
+def share(jobs: Sequence[Job], host: int, hosts: int) -> list[Job]:
+  """The jobs of one of several hosts; no two have one in common."""
+  return list(jobs[host::hosts])
+
+
+def run(
+  jobs: Sequence[Job], mine: Sequence[Job], out: pathlib.Path, edit: Edit, stop: terminal.Stop
+) -> list[Record]:
+  """Works through `mine` and gives what became of each that was attempted or had been finished.
+
+  jobs: all of the list, for the table. edit: edits a scene and sets `stop.obeyed` where it ended
+  because of a signal. Raises RunFolderError where `out` cannot be written.
+  """
+  records = []
+  for place, job in enumerate(mine, 1):
+    if stop.heard:
+      stop.obeyed = True
+      break
+    print(f"edit {place} of {len(mine)} (line {job.line}): {job.run.instruction}", flush=True)
+    record = _attempt(job, edit, stop)
+    told = f": {record.error}" if record.error else f" in {terminal.duration(record.seconds)}"
+    print(f"line {job.line} {record.status}{told}", flush=True)
+    records.append(record)
+    with _writing(out):
+      if record.status != BUSY:
+        _keep(out, job, record)
+      write_summary(jobs, out)
+    if stop.obeyed:
+      break
+  return records
+
+
+def _attempt(job: Job, edit: Edit, stop: terminal.Stop) -> Record:
+  began = time.monotonic()
+  passed = lambda: round(time.monotonic() - began, 1)
+  try:
+    if run_folder.finished(job.run):
+      return Record(FINISHED)
+    edit(job.run, stop)
+  except ClaimError as error:
+    return Record(BUSY, error=str(error))
+  except UserError as error:
+    return Record(FAILED, passed(), str(error))
+  except Exception as error:  # whatever ends one edit must not end the others
+    traceback.print_exc(file=sys.stderr)
+    first = str(error).partition("\n")[0]
+    return Record(FAILED, passed(), f"{type(error).__name__}: {first}")
+  return Record(STOPPED if stop.obeyed else FINISHED, passed())
+
+
+# --- what is on disk -------------------------------------------------------------------------
+
+
+def write_summary(jobs: Sequence[Job], out: pathlib.Path) -> None:
+  """Writes summary.md and summary.json: a row for each job of the list."""
+  rows = [{**_row(job), **dataclasses.asdict(_kept(out, job))} for job in jobs]
+  counts = {status: sum(row["status"] == status for row in rows) for status in _ORDER}
+  told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+  lines = [
+    f"{len(rows)} edits: {told}.\n",
+    "| line | scene | instruction | status | minutes | |",
+    "|---|---|---|---|---|---|",
+    *map(_markdown, rows),
+  ]
+  content = json.dumps({"edits": rows, "counts": counts}, indent=1, ensure_ascii=False)
+  _write(out / "summary.json", content + "\n")
+  _write(out / "summary.md", "\n".join(lines) + "\n")
+
+
+_ORDER = (FINISHED, FAILED, STOPPED, WAITING)
+
+
+def _row(job: Job) -> dict[str, Any]:
+  run = job.run
+  return {
+    "line": job.line,
+    "scene": run.scene.path,
+    "instruction": run.instruction,
+    "folder": job.name,
+  }
+
+
+def _markdown(row: dict[str, Any]) -> str:
+  cell = lambda text: " ".join(str(text).split()).replace("|", "\\|")
+  shown = f"[result]({row['folder']}/grid.png)" if row["status"] == FINISHED else row["error"]
+  minutes = f"{row['seconds'] / 60:.1f}" if row["seconds"] else ""
+  cells = (row["line"], row["scene"], row["instruction"], row["status"], minutes, shown)
+  return f"| {' | '.join(map(cell, cells))} |"
+
+
+def _kept(out: pathlib.Path, job: Job) -> Record:
+  file = out / "records" / f"{job.name}.json"
+  return Record(**json.loads(file.read_text())) if file.exists() else Record(WAITING)
+
+
+def _keep(out: pathlib.Path, job: Job, record: Record) -> None:
+  file = out / "records" / f"{job.name}.json"
+  if record == Record(FINISHED) and file.exists() and _kept(out, job).status == FINISHED:
+    return  # it was finished before; how long it took is kept
+  _write(file, json.dumps(dataclasses.asdict(record)) + "\n")
+
+
+def _write(file: pathlib.Path, content: str) -> None:
+  """Whole or not at all; several processes may write the same file."""
+  file.parent.mkdir(parents=True, exist_ok=True)
+  temporary = file.with_name(f".{file.name}.{os.uname().nodename}.{os.getpid()}.tmp")
+  temporary.write_text(content)
+  temporary.replace(file)
+
+
+@contextlib.contextmanager
+def _writing(out: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise RunFolderError(
+      f"{out} cannot be written ({error.strerror}); mend that, then the same command goes on"
+    ) from error
