@@ -249,7 +249,7 @@ class TestCommandLine:
   "field, value",
   [
     ("seed", -1),
-    ("method", "sdedit"),
+    ("method", "distil"),
     ("compat", "author"),
     ("dtype", "float16"),
     ("log_every", 0),
