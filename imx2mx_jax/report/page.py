@@ -4,7 +4,7 @@ import base64
 import functools
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +24,7 @@ LARGEST = 10_000_000  # bytes of a page
 _SIDES = (1024, 576, 384, 256, 128)  # pixels of the pictures; the first whose page is small enough
 _SMALL = 128  # pixels up to which a picture is kept exactly
 _THUMBNAIL = 320  # pixels of a picture that is there again in full
-_LARGEST_VIDEO = 3_000_000  # bytes within a page; a larger one is linked to
+_VIDEOS = 3_000_000  # bytes of videos within a page; the others are linked to
 _SNAPSHOTS, _PAIRS = 10, 12  # shown at most
 _FIELD = re.compile(r"--config\.([\w.]+): .+?  # (.+)")
 
@@ -53,7 +53,8 @@ def render(run: Run) -> str:
     more_pairs=len(pairs[_PAIRS:]),
     worst=max([1.0, *(max(pair.error or 0, pair.floor) for pair in pairs)]),
     settings=list(_changed(run.settings)),
-    video=_uri("video/mp4", run.video) if 0 < len(run.video) <= _LARGEST_VIDEO else "",
+    videos=list(_embedded(run.videos)),
+    compiling=max([0.0, *(row.get("compile_seconds", 0.0) for row in run.rows)]),
   )
 
 
@@ -85,7 +86,7 @@ def _render(template: str, compared: Sequence[Run], **values: Any) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters |= {"duration": terminal.duration, "date": _date, "bytes": _bytes}
+  environment.filters |= {"duration": terminal.duration, "date": _date}
   rows = [run.rows for run in compared]
   values |= {
     "runs": compared,
@@ -118,6 +119,15 @@ def _uri(kind: str, content: bytes) -> str:
   return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def _embedded(videos: Mapping[str, bytes]) -> Iterator[tuple[str, str, str]]:
+  """Name, size, and data URI of each video; "" where there is no room for it."""
+  room = _VIDEOS
+  for name, content in videos.items():
+    fits = len(content) <= room
+    room -= len(content) * fits
+    yield name, f"{len(content) / 1e6:.1f} MB", _uri("video/mp4", content) if fits else ""
+
+
 def _spread(snapshots: Sequence[runs.Snapshot]) -> list[runs.Snapshot]:
   """A few of them, evenly spread, the first and the last among them."""
   count = min(_SNAPSHOTS, len(snapshots))
@@ -146,10 +156,6 @@ def _shown(value: Any) -> str:
 
 def _date(moment: str) -> str:
   return f"{datetime.fromisoformat(moment):%-d %B %Y, %H:%M}"
-
-
-def _bytes(content: bytes) -> str:
-  return f"{len(content) / 1e6:.0f} MB"
 
 
 def _write(file: epath.Path, page: str) -> epath.Path:

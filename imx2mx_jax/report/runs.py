@@ -26,8 +26,8 @@ class Run:
   """A finished run.
 
   settings: {"distill.dt": 25, ..}. sessions: version, packages and devices of each start. rows:
-  metrics.jsonl. metrics: metrics.json; empty where the run was not measured, as are heat_map and
-  video where there are none.
+  metrics.jsonl. metrics: metrics.json, empty where the run was not measured. heat_maps: the warp
+  error of each view, if it is known. videos: {"render/orbit/video.mp4": content, ..}.
   """
 
   path: epath.Path
@@ -41,9 +41,9 @@ class Run:
   sessions: list[dict[str, Any]]
   finished: dict[str, Any]
   metrics: dict[str, Any]
-  heat_map: UInt8[np.ndarray, "Hm Wm 3"] | None
+  heat_maps: UInt8[np.ndarray, "M Hm Wm 3"]
   notice: str
-  video: bytes
+  videos: dict[str, bytes]
 
   @property
   def label(self) -> str:
@@ -75,7 +75,6 @@ def _read(path: epath.Path) -> Run:
   sources, _ = sheets.split_grid(_picture(path / "grid.png"), len(names))
   rows = [json.loads(line) for line in _optional(path / "metrics.jsonl").splitlines()]
   metrics = json.loads(_optional(path / "metrics.json") or "{}")
-  heat_map = metrics.get("warp", {}).get("map")
   return Run(
     path=path,
     settings=config["settings"],
@@ -88,9 +87,9 @@ def _read(path: epath.Path) -> Run:
     sessions=config["sessions"],
     finished=json.loads((path / "finished.json").read_text()),
     metrics=metrics,
-    heat_map=_picture(path / heat_map) if heat_map else None,
+    heat_maps=_heat_maps(path, metrics, len(names)),
     notice=(path / "NOTICE").read_text(),
-    video=_optional(path / "video.mp4"),
+    videos={str(file.relative_to(path)): file.read_bytes() for file in _videos(path)},
   )
 
 
@@ -101,6 +100,18 @@ def _optional(file: epath.Path) -> bytes:
 def _picture(file: epath.Path) -> np.ndarray:
   with file.open("rb") as stream:
     return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def _heat_maps(path: epath.Path, metrics: dict[str, Any], views: int) -> np.ndarray:
+  name = metrics.get("warp", {}).get("map")
+  if not name:
+    return np.zeros((0, 1, 1, 3), np.uint8)
+  return np.stack(np.split(_picture(path / name), views, axis=1))
+
+
+def _videos(path: epath.Path) -> list[epath.Path]:
+  """In the folder itself and where python -m imx2mx_jax.render puts them."""
+  return [*path.glob("video.mp4"), *sorted(path.glob("render/*/video.mp4"))]
 
 
 def _snapshots(folder: epath.Path, views: int, rows: dict[int, dict]) -> tuple[Snapshot, ...]:

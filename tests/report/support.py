@@ -31,7 +31,7 @@ def picture(seed, size=48):
   return rng.integers(0, 200, (size, size, 3), np.uint8) // 4 + rng.integers(0, 200, 3, np.uint8)
 
 
-def write(folder, *, names=NAMES, size=48, metrics=METRICS, snapshots=(2, 4), **settings):
+def write(folder, *, names=NAMES, size=48, metrics=METRICS, snapshots=(2, 4), rows=6, **settings):
   """A finished run; `teacher__steps=3` changes that setting."""
   sources, edits = (
     np.stack([picture((row, view), size) for view in range(len(names))]) for row in range(2)
@@ -47,11 +47,12 @@ def write(folder, *, names=NAMES, size=48, metrics=METRICS, snapshots=(2, 4), **
   }
   config = {"settings": values, "names": names, "sessions": [session]}
   done = {"iterations": 6, "seconds": 65.0, "at": "2026-11-23T09:30:00+00:00"}
-  rows = [{"iteration": i, "loss": (-1) ** i / i, "lr": 1e-4, "tau": 999 - i} for i in range(1, 7)]
+  row = {"lr": 1e-4, "images_per_second": 2.5, "compile_seconds": 5.0}
+  rows = [row | {"iteration": i, "loss": (-1) ** i / i, "tau": 999 - i} for i in range(1, rows + 1)]
   pictures = {
     "grid.png": sheets.grid(sources, edits),
     "reference.png": picture(7, size),
-    "warp.png": picture(8, size),
+    "warp.png": np.concatenate([picture(8, size)] * len(names), axis=1),
   }
   pictures |= {f"edited/{name[:-4]}.png": x for name, x in zip(names, edits, strict=True)}
   pictures |= {f"snapshots/{step:06}.png": np.concatenate(edits, axis=1) for step in snapshots}

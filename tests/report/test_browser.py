@@ -104,8 +104,8 @@ def report(tmp_path_factory):
 def test_a_report_works_at_every_width(report, tmp_path, width):
   seen = visited(tmp_path, report, width)
   assert seen["width"] == width and seen["overflow"] == 0
-  # Dividers, all views, the heat map, three pairs, and reference, two snapshots, result.
-  assert seen["pictures"] == 6 + 6 + 1 + 6 + 4 and seen["blank"] == 0
+  # Dividers, all views, heat maps, three pairs, and reference, two snapshots, result.
+  assert seen["pictures"] == 6 + 6 + 3 + 6 + 4 and seen["blank"] == 0
   assert seen["hit"], "something lies over the divider"
   at_rest, together, alone = seen["edges"]
   assert at_rest == ["inset(0px 50% 0px 0px)"] * 3

@@ -28,6 +28,7 @@ def test_a_report_says_what_was_done_on_what_and_whose_weights_they_are(tmp_path
   text = words(page.write(support.write(tmp_path, teacher__steps=7)).read_text())
   for fact in ("“make it day”", "desk", "3 views, 6 iterations, 1:05 on an accelerator"):
     assert fact in text
+  assert "1:05, 0:05 of it compiling, then 2.5 images a second" in text
   assert "23 November 2026" in text and "jax 0.10.2" in text and "teacher: somebody" in text
 
 
@@ -83,14 +84,22 @@ def test_snapshots_are_shown_with_the_timestep_of_their_iteration(tmp_path):
   np.testing.assert_array_equal(run.snapshots[0].picture, np.concatenate(run.edits))
 
 
-def test_a_small_video_is_in_the_page_and_a_large_one_beside_it(tmp_path):
+def test_videos_are_in_the_page_as_far_as_there_is_room_and_beside_it_otherwise(tmp_path):
   folder = support.write(tmp_path)
   assert "<video" not in page.render(runs.read(folder))
-  (folder / "video.mp4").write_bytes(bytes(1000))
-  assert 'src="data:video/mp4;base64,' in page.render(runs.read(folder))
-  (folder / "video.mp4").write_bytes(bytes(4_000_000))
+  for name, size in {"render/arc": 10**3, "render/orbit": 4 * 10**6, "render/roll": 10**3}.items():
+    (folder / name).mkdir(parents=True)
+    (folder / name / "video.mp4").write_bytes(bytes(size))
   html = page.render(runs.read(folder))
-  assert 'href="video.mp4"' in html and "<video" not in html
+  assert html.count('<video controls loop playsinline src="data:video/mp4;base64,AAAA') == 2
+  assert "render/orbit/video.mp4 (4.0 MB, too large" in words(html)
+
+
+def test_a_run_without_iterations_has_no_curves_and_can_be_compared(tmp_path):
+  alone = runs.read(support.write(tmp_path / "alone", rows=0, metrics={}))
+  distilled = runs.read(support.write(tmp_path / "distilled"))
+  assert "<svg" not in page.render(alone)
+  assert page.render_comparison([alone, distilled]).count("<svg") == 2
 
 
 def test_a_page_of_large_pictures_stays_below_ten_megabytes(tmp_path, monkeypatch):
