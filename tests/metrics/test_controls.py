@@ -53,5 +53,10 @@ def test_a_measure_that_does_not_look_across_views_does_not_rank_them(scene):
   assert not controls.errors_rank(controls.judged(blur, controls.control_views(scene[0])))
 
 
+@pytest.mark.parametrize(("error", "clear"), [(0.9, False), (1.2, False), (2.0, True)])
+def test_every_control_must_be_clearly_worse(error, clear):
+  assert controls.errors_rank({"photographs": 1.0, "copies": error, "noise": None}) is clear
+
+
 def test_a_measure_that_says_nothing_of_photographs_does_not_rank():
   assert not controls.errors_rank({"photographs": None, "noise": None})

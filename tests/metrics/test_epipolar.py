@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from imx2mx_jax import matches
 from imx2mx_jax.metrics import epipolar
 from tests.metrics.support import K as ONE
 from tests.metrics.support import looking, room, smooth
@@ -64,6 +65,22 @@ def test_only_pairs_that_match_as_photographs_count(photographs):
   behind = photographs.copy()
   behind[0] = smooth(3, (192, 192), 3.0)
   assert set(epipolar.floors(behind, C2W, K)) == {(1, 2)}
+
+
+def test_a_few_matches_by_chance_are_no_pair(photographs):
+  """One detail of the second view in a picture of something else."""
+  behind = photographs.copy()
+  behind[0] = smooth(3, (192, 192), 3.0)
+  behind[0, 80:116, 80:116] = behind[1, 80:116, 80:116]
+  assert matches.sift_matches(behind[0], behind[1]).shape[1] > 3
+  assert set(epipolar.floors(behind, C2W, K)) == {(1, 2)}
+
+
+def test_a_small_error_of_too_few_matches_does_not_pass():
+  few, enough = (epipolar.Pair((0, 1), n, 0.1, 0.1) for n in (9, 10))
+  assert not few.passes(2)
+  assert enough.passes(2)
+  assert epipolar.median_error([few]) == np.inf
 
 
 def test_an_edit_without_matches_does_not_pass(photographs, floors):
