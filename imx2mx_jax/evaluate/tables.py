@@ -16,6 +16,7 @@ import rich.table
 from imx2mx_jax.shapes import Float, np
 
 _RESAMPLED = 10_000
+_SIDE_BY_SIDE = 4  # runs in a terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,14 +117,14 @@ def as_json(runs: Mapping[str, Metrics]) -> str:
 
 
 def for_terminal(runs: Mapping[str, Metrics]) -> rich.table.Table:
-  """The table for a terminal."""
+  """A line for each measure; of more than a few runs, only their means."""
   heading, lines = rows(runs)
-  table = rich.table.Table(*heading, box=rich.box.SIMPLE_HEAD)
-  table.columns[0].no_wrap = True
-  for column in table.columns[1:]:
-    column.justify = "right"
-  for line in lines:
-    table.add_row(*line)
+  shown = lines if len(runs) <= _SIDE_BY_SIDE else lines[-2:]
+  table = rich.table.Table("", box=rich.box.SIMPLE_HEAD)
+  for name, *_ in shown:
+    table.add_column(name, justify="right", overflow="fold")
+  for cells in list(zip(heading, *shown, strict=True))[1:]:
+    table.add_row(*cells)
   return table
 
 

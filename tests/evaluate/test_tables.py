@@ -1,7 +1,10 @@
 """Tables of numbers whose means and intervals are known."""
 
+import io
+
 import numpy as np
 import pytest
+import rich.console
 
 from imx2mx_jax.evaluate import tables
 
@@ -34,3 +37,15 @@ def test_columns_that_no_run_has_are_left_out():
 
 def test_one_run_has_no_mean():
   assert len(tables.rows({"a": run(0.25)})[1]) == 1
+
+
+def test_the_terminals_table_fits_into_80_columns():
+  shares = {"2": 0.5, "4": 1.0, "8": 1.0}
+  metrics = run(0.25) | {"epipolar": {"passing": shares, "floor_passing": shares}}
+  for count in (1, 4, 30):
+    console = rich.console.Console(width=80, record=True, file=io.StringIO())
+    runs = {f"scene_05-make-it-sunset-{i}": metrics for i in range(count)}
+    console.print(tables.for_terminal(runs))
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("0.50") == {1: 2, 4: 2 * 4 + 3, 30: 3}[count]  # values, floors, summary
