@@ -91,7 +91,7 @@ MAY_IMPORT = {
     "sheets",
     "weights",
   },
-  "report": {"config", "report", "sheets", "terminal"},
+  "report": {"config", "matches", "report", "scene", "sheets", "terminal"},
   "session": {
     "colmap",
     "config",

@@ -15,6 +15,7 @@ from PIL import Image
 from imx2mx_jax import config, terminal
 from imx2mx_jax.errors import ReportError
 from imx2mx_jax.report import measures, plots, runs
+from imx2mx_jax.report import pairs as matched
 from imx2mx_jax.report.runs import Run
 from imx2mx_jax.shapes import UInt8, np
 
@@ -43,6 +44,7 @@ def write_comparison(folders: Sequence[epath.PathLike], out: epath.PathLike) -> 
 def render(run: Run) -> str:
   """The page of one run."""
   pairs = measures.pairs(run.metrics)
+  drawn = matched.draw(run, pairs[:_PAIRS])
   return _render(
     "run.html",
     [run],
@@ -50,6 +52,8 @@ def render(run: Run) -> str:
     snapshots=_spread(run.snapshots),
     result=np.concatenate(run.edits),
     pairs=pairs[:_PAIRS],
+    drawn=drawn,
+    legend=matched.LEGEND,
     more_pairs=len(pairs[_PAIRS:]),
     worst=max([1.0, *(max(pair.error or 0, pair.floor) for pair in pairs)]),
     settings=list(_changed(run.settings)),

@@ -3,12 +3,14 @@
 import json
 import re
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageColor
 
 from imx2mx_jax import sheets
 from imx2mx_jax.errors import ReportError
-from imx2mx_jax.report import measures, page, runs
+from imx2mx_jax.report import measures, page, pairs, runs
 from imx2mx_jax.report.__main__ import main
 from tests.report import support
 
@@ -74,8 +76,30 @@ def test_measures_that_are_absent_say_why_and_nothing_is_made_up(tmp_path):
 
 
 def test_pairs_that_lost_most_come_first():
-  pairs = measures.pairs(support.METRICS)
-  assert [pair.views for pair in pairs] == [(1, 2), (0, 2), (0, 1)]
+  found = measures.pairs(support.METRICS)
+  assert [pair.views for pair in found] == [(1, 2), (0, 2), (0, 1)]
+
+
+@pytest.mark.parametrize(("shift", "shown"), [((0, 6), 2), ((5, 6), 8), ((9, 6), np.inf)])
+def test_lines_between_views_have_the_colour_of_their_error(tmp_path, shift, shown):
+  """Cameras side by side, so that a point moves along its row and nowhere else."""
+  folder = support.write(tmp_path, names=("a.png", "b.png"), size=96)
+  view = cv2.GaussianBlur(np.random.default_rng(0).random((96, 96, 3)), (0, 0), 1.5)
+  view = cv2.normalize(view, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+  cameras = {"fl_x": 96.0, "cx": 48.0, "cy": 48.0, "w": 96, "h": 96, "frames": []}
+  for side, (name, image) in enumerate({"a": view, "b": np.roll(view, shift, (0, 1))}.items()):
+    Image.fromarray(image).save(folder / "edited" / f"{name}.png")
+    pose = np.eye(4)
+    pose[0, 3] = -side
+    frame = {"file_path": f"edited/{name}.png", "transform_matrix": pose.tolist()}
+    cameras["frames"].append(frame)
+  (folder / "transforms.json").write_text(json.dumps(cameras))
+  run = runs.read(folder)
+  (drawn,) = pairs.draw(run, [measures.Pair((0, 1), 9, 1.0, 1.0)])
+  assert drawn.shape == (96, 192, 3)
+  count = lambda colour: (drawn == ImageColor.getrgb(colour)).all(axis=-1).sum()
+  counts = {most: count(colour) for most, colour in pairs.LEGEND.items()}
+  assert max(counts, key=counts.get) == shown and counts[shown] > 500
 
 
 def test_snapshots_are_shown_with_the_timestep_of_their_iteration(tmp_path):
