@@ -5,7 +5,7 @@
 
 A run measures itself at its end; again is for captions that it did not have, a mask of what was to
 be edited, another CLIP, or a table of many runs. Without captions in the run's settings they are
-asked for. Exit codes: 0 done; 1 a mistake in what was given.
+asked for. Exit codes: 0 done; 1 a mistake in what was given; 130 stopped.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import rich.console
 
 from imx2mx_jax import terminal
+from imx2mx_jax.errors import ConfigError
 from imx2mx_jax.evaluate.runs import Captions
 
 
@@ -37,7 +38,11 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("--out", metavar="STEM", help="writes STEM.md, STEM.csv and STEM.json")
   parser.add_argument("--export-met3r", metavar="FOLDER", help="writes pairs of views for MEt3R")
   given = parser.parse_args(argv[1:])
-  return terminal.exit_code(lambda: _evaluate(given))
+  try:
+    return terminal.exit_code(lambda: _evaluate(given))
+  except KeyboardInterrupt:
+    print("stopped", file=sys.stderr)
+    return 130
 
 
 def _evaluate(given: argparse.Namespace) -> int:
@@ -55,10 +60,15 @@ def _evaluate(given: argparse.Namespace) -> int:
     for name, reason in metrics["absent"].items():
       print(f"  no {name}: {reason}")
   rich.console.Console().print(tables.for_terminal(measured))
-  if given.out:
-    _write_tables(pathlib.Path(given.out).expanduser(), measured)
-  if given.export_met3r:
-    print(f"to score the pairs: {met3r.export(opened, given.export_met3r)}")
+  try:
+    if given.out:
+      _write_tables(pathlib.Path(given.out).expanduser(), measured)
+    if given.export_met3r:
+      print(f"to score the pairs: {met3r.export(opened, given.export_met3r)}")
+  except OSError as error:
+    raise ConfigError(
+      f"{error.filename} cannot be written ({error.strerror}); name another place"
+    ) from error
   return 0
 
 

@@ -20,9 +20,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import cv2
+from etils import epath
 
 from imx2mx_jax import pictures, sheets, tokenizer, weights
-from imx2mx_jax.errors import UserError
+from imx2mx_jax.errors import RunFolderError, UserError
 from imx2mx_jax.evaluate import runs
 from imx2mx_jax.evaluate.runs import Captions, Run
 from imx2mx_jax.metrics import background, clip_scores, controls, epipolar, warp
@@ -67,7 +68,10 @@ class _Measured:
 
 
 def measure(run: Run, options: Options = _AS_THE_RUN_SAYS) -> dict[str, Any]:
-  """Measures a run, writes metrics.json and the map of the warp error, and gives the former."""
+  """Measures a run, writes metrics.json and the map of the warp error, and gives the former.
+
+  Raises RunFolderError where they cannot be written.
+  """
   found, judged, absent = {}, {}, {}
   for name, take in _MEASURES.items():
     try:
@@ -82,10 +86,20 @@ def measure(run: Run, options: Options = _AS_THE_RUN_SAYS) -> dict[str, Any]:
       continue
     found[name] = result.values
     if result.picture is not None:
-      (run.path / result.values["map"]).write_bytes(sheets.png(result.picture))
+      _write(run.path / result.values["map"], sheets.png(result.picture))
   metrics = _plain(found | {"controls": judged, "absent": absent})
-  (run.path / runs.METRICS).write_text(json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
+  text = json.dumps(metrics, indent=1, ensure_ascii=False) + "\n"
+  _write(run.path / runs.METRICS, text.encode())
   return metrics
+
+
+def _write(file: epath.Path, content: bytes) -> None:
+  try:
+    file.write_bytes(content)
+  except OSError as error:
+    raise RunFolderError(
+      f"{file} cannot be written ({error.strerror}); measure a copy of the run's folder"
+    ) from error
 
 
 def _clip(run: Run, options: Options) -> _Measured:

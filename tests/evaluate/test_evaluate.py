@@ -164,3 +164,19 @@ def test_missing_captions_are_asked_for_where_somebody_can_answer(tmp_path, monk
   clip = metrics(folder)["clip"]
   assert clip["source_caption"] == "a white cylinder on clay at night"  # the scene's own
   assert clip["edited_caption"] == "a cube on clay at sunset"
+
+
+@pytest.mark.parametrize("option", ["--out", "--export-met3r"])
+def test_a_place_that_cannot_be_written_is_told_in_one_sentence(truth, tmp_path, capsys, option):
+  (tmp_path / "file").touch()
+  assert evaluated(truth, CLIP, f"{option}={tmp_path / 'file' / 'table'}") == 1
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: {tmp_path / 'file'}") and error.count("\n") == 1
+
+
+def test_a_run_folder_that_cannot_be_written_is_told_in_one_sentence(tmp_path, capsys):
+  folder = finished(tmp_path / "run", TRUTH)
+  (folder / "warp.png").mkdir()
+  assert evaluated(folder, CLIP) == 1
+  error = capsys.readouterr().err
+  assert error.startswith(f"error: {folder / 'warp.png'} cannot be written (Is a directory)")
