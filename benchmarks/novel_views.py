@@ -14,6 +14,7 @@ import argparse
 import functools
 import json
 import pathlib
+import sys
 import tempfile
 from collections.abc import Sequence
 
@@ -136,7 +137,9 @@ def _of_run(run: str, student: str, guidance: float, steps: int) -> dict[str, fl
   depth, c2w, K = load_depth(scene, size), scene.c2w, scene.K
   folder = pathlib.Path(told["scene.path"])
   edits = json.loads((folder / "edits.json").read_text())["edits"]
-  edited = next(e["edited_dir"] for e in edits if e["instruction"] == told["instruction"])
+  dirs = {edit["instruction"]: edit.get("edited_dir") for edit in edits}
+  if not (edited := dirs.get(told["instruction"])):
+    sys.exit(f"{run}: {folder} has no true views of {told['instruction']!r}")
   truth = np.stack([_picture(folder / edited / name, size) for name in scene.names])
   novel = [i for i, pose in enumerate(c2w) if not any(np.allclose(pose, p) for p in given.c2w)]
   models = views.load_models(given.weights, given.hw, "float32")

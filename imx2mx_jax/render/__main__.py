@@ -2,8 +2,8 @@
 
     python -m imx2mx_jax.render RUN_OR_SCENE --path=orbit --frames=80
 
-RUN_OR_SCENE: the folder of a finished run (its edited views, its personalised student), a folder
-with transforms.json, or one photograph. Paths: orbit, arc, spiral, lemniscate, zoom-in, zoom-out,
+RUN_OR_SCENE: the folder of a finished run (its edited views are rendered), a folder with
+transforms.json, or one photograph. Paths: orbit, arc, spiral, lemniscate, zoom-in, zoom-out,
 dolly-zoom-in, dolly-zoom-out, move-forward, -backward, -left, -right, -up, -down, roll, inputs
 (along the input cameras), or a transforms.json of wanted cameras. Writes frames/, transforms.json,
 video.mp4 and video.gif; the last line printed is the folder. Ctrl-C leaves a folder from which the

@@ -90,7 +90,8 @@ def _of_scene(path: epath.Path, names: str) -> list[scene.View]:
 
 def _of_run(path: epath.Path, wanted: RenderConfig) -> Inputs:
   run = _settings_of(path)
-  if run.teacher_alone and wanted.student == "personalised":
+  own = path / "student"
+  if wanted.student == "personalised" and not own.exists():
     raise RunFolderError(f"{path} has no personalised student; take --student=original")
   shot = scene.load_scene(
     run.scene.path,
@@ -104,8 +105,8 @@ def _of_run(path: epath.Path, wanted: RenderConfig) -> Inputs:
   views = [_edited(path, shot, view) for view in order]
   given = Weights(run.student.weights, run.student.vae, run.student.image_encoder)
   weights = _weights(wanted.models) if wanted.models else given
-  if wanted.student != "original" and (path / "student").exists():
-    weights = dataclasses.replace(weights, student=str(path / "student"))
+  if wanted.student == "personalised":
+    weights = dataclasses.replace(weights, student=str(own))
   hw = wanted.hw or (run.student.size, run.student.size)
   return _framed(views, hw, weights, f"{path}/render/")
 

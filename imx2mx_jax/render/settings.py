@@ -25,7 +25,7 @@ class RenderConfig:
   frames: int = 80  # how many views, where the path is a name
   extent: float = 1.0  # times the size of the path
   views: str = ""  # of a scene, which are the input, the first one first: "3,0" or "a.jpg"; "": all
-  student: str = ""  # of a run: "personalised" or "original"; "": personalised
+  student: str = "original"  # of a run; or "personalised", which did worse on the micro world
   models: str = ""  # folder of student, student_vae and image_encoder; "": the run's, else weights
   size: str = ""  # pixels: "576", or width and height: "1024x576"; "": the run's, else 576
   fov: float = 54.0  # degrees that one photograph is wide
@@ -60,7 +60,7 @@ class RenderConfig:
 _CHECKS = {
   "frames": config.between(2, 10_000),
   "extent": config.POSITIVE,
-  "student": config.choice("", "personalised", "original"),
+  "student": config.choice("original", "personalised"),
   "size": config.Check(
     lambda x: re.fullmatch(r"|[1-9]\d*(x[1-9]\d*)?", x) is not None,
     'pixels, as in 576, or width and height, as in "1024x576"',

@@ -129,20 +129,20 @@ def test_the_path_along_the_inputs_goes_from_the_first_to_the_last():
   np.testing.assert_allclose(c2w[[0, -1]], given.c2w, atol=1e-9)
 
 
-def test_a_run_is_rendered_from_its_edited_views_by_its_student(finished, tmp_path):
+def test_a_run_is_rendered_from_its_edited_views_by_either_student(finished, tmp_path):
   source, out = finished.folder, tmp_path / "run"
   options = ["--path=arc", "--frames=4", "--steps=2", "--at_once=6", "--extent=0.3"]
   assert main(["render", str(source), *options, f"--out={out}"]) == 0
   given = inputs.read(settings.parse(["render", str(source)]))
-  assert given.weights.student == str(source / "student")
+  assert given.weights.student == str(support.MICRO / "bundled" / "student")
   assert given.out.startswith(str(source))
   edited = [np.asarray(Image.open(file)) for file in sorted(source.glob("edited/*.png"))]
   for image in np.rint((given.images + 1) * 127.5):
     assert any((image == one).all() for one in edited)
-  original = inputs.read(settings.parse(["render", str(source), "--student=original"]))
-  assert original.weights.student == str(support.MICRO / "bundled" / "student")
-  other = tmp_path / "original"
-  assert main(["render", str(source), *options, "--student=original", f"--out={other}"]) == 0
+  own = inputs.read(settings.parse(["render", str(source), "--student=personalised"]))
+  assert own.weights.student == str(source / "student")
+  other = tmp_path / "own"
+  assert main(["render", str(source), *options, "--student=personalised", f"--out={other}"]) == 0
   assert (pixels(out) != pixels(other)).any()
 
 
