@@ -6,9 +6,10 @@ import re
 import cv2
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image, ImageColor
 
-from imx2mx_jax import sheets
+from imx2mx_jax import session, sheets
 from imx2mx_jax.errors import ReportError
 from imx2mx_jax.report import measures, page, pairs, runs
 from imx2mx_jax.report.__main__ import main
@@ -164,6 +165,12 @@ def test_runs_of_other_views_are_refused_in_a_sentence(tmp_path, capsys):
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
   with pytest.raises(ReportError, match="holds no finished run"):
     page.write(tmp_path)
+
+
+def test_a_report_that_fails_costs_the_run_a_sentence_and_no_more(tmp_path, capsys):
+  session._report(epath.Path(tmp_path))
+  said = capsys.readouterr().out
+  assert said.startswith("no report was written (ReportError: ") and said.count("\n") == 1
 
 
 def test_a_damaged_run_is_refused(tmp_path):
