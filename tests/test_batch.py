@@ -1,13 +1,15 @@
 """A list of edits: what a line may say, and what becomes of each when others fail."""
 
+import functools
 import json
 import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from imx2mx_jax import compilation, config, jobs, run_folder, series
+from imx2mx_jax import compilation, config, edit, jobs, run_folder, series, session, weights
 from imx2mx_jax.batch import main
 from imx2mx_jax.errors import JobsError, SceneError
 from imx2mx_jax.resumable import flat_settings
@@ -223,6 +225,34 @@ SMALL = {
   "student.size": 32,
   "metric_clip": "",
 }
+
+
+def test_an_edit_reads_and_compiles_nothing_that_the_one_before_did(tmp_path, caplog, monkeypatch):
+  small = [f"--config.{name}={value}" for name, value in SMALL.items()]
+  compiled, read = [], []
+  load = weights.load
+  monkeypatch.setattr(weights, "load", lambda *args, **kw: read.append(args) or load(*args, **kw))
+  kept = functools.partial(edit.load_models, load=weights.keeping())
+
+  def counted(run, stop):
+    before = len(caplog.records)
+    session.edit_scene(run, stop, load_models=kept)
+    texts = [record.getMessage() for record in caplog.records[before:]]
+    compiled.append([text for text in texts if text.startswith("Compiling")])
+
+  base = {"scene": str(support.SMALL["scene.path"])}
+  file = tmp_path / "jobs.jsonl"
+  lines = [base | {"instruction": words} for words in ("make it day", "make it sunset")]
+  file.write_text("\n".join(map(json.dumps, lines)))
+  out = tmp_path / "out"
+  two = jobs.read(file, ["batch", support.CONFIG, *small], out, "cpu", session.check)
+  with jax.log_compiles():
+    statuses = [record.status for record in series.run(two, two, out, counted, Stop())]
+  assert statuses == ["finished", "finished"]
+  assert compiled[0] and not compiled[1], compiled[1]
+  assert len(read) == 1
+  grids = [(out / job.name / "grid.png").read_bytes() for job in two]
+  assert grids[0] != grids[1]
 
 
 def test_compiled_programs_are_kept_where_the_user_says(monkeypatch, tmp_path):
