@@ -109,6 +109,7 @@ class RunConfig:
   edited_caption: str = ""  # what the edited views should show
   metric_clip: str = "weights/metric_clip"  # converted folder, for CLIP's scores
   seed: int = 42  # of every random number of the run
+  mask: str = ""  # folder of PNGs by the views' names, white where the edit may change something
   run_dir: str = ""  # folder that the run writes; "": runs/SCENE-INSTRUCTION
   preview: bool = False  # edit only the reference view, at several guidance scales, and stop
   method: str = "distill"  # or "teacher_only", "teacher_cross_view", "student_only", "sdedit"

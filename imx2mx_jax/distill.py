@@ -153,9 +153,17 @@ def align(
 
 
 def distill_step(
-  method: Method, state: DistillState, teacher: Teacher, cond: Any, draws: Draws
+  method: Method,
+  state: DistillState,
+  teacher: Teacher,
+  cond: Any,
+  draws: Draws,
+  mask: Float[Array, "N h w 1"] | None = None,
 ) -> tuple[DistillState, Metrics]:
-  """One iteration at the student timestep tau (the paper's algorithm)."""
+  """One iteration at the student timestep tau (the paper's algorithm).
+
+  mask: on the teacher's grid, what the gradient is multiplied by.
+  """
   t, eps = draws.t, draws.noise
   key_view = draws.key_view if method.cross_view else None
 
@@ -166,6 +174,8 @@ def distill_step(
     # 3. Perturbation; 4. guided teacher prediction, all views looking at the key view kappa.
     z_t = diffusion.add_noise(jax.lax.stop_gradient(z0_hat), eps, *SCHEDULE.alpha_sigma(t))
     eps_hat = teacher.predict_noise(z_t, t, key_view)
+    if mask is not None:
+      eps_hat = eps + mask * (eps_hat - eps)
     # 5. Score distillation: the gradient flows through 1 and 2 only.
     return diffusion.sds_loss(z0_hat, eps_hat, eps, authors=method.authors), zeta0_hat
 
@@ -195,6 +205,7 @@ def distill_steps(
   cond: Any,
   key: Key[Array, ""],
   count: Int[Array, ""],
+  mask: Float[Array, "N h w 1"] | None = None,
   *,
   most: int,
 ) -> tuple[DistillState, Metrics]:
@@ -207,7 +218,7 @@ def distill_steps(
   def body(i, carry):
     state, rows = carry
     drawn = draws(method, key, state.step, state.tau, views)
-    state, metrics = distill_step(method, state, teacher, cond, drawn)
+    state, metrics = distill_step(method, state, teacher, cond, drawn, mask)
     return state, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
 
   blank = Metrics(*(jnp.zeros(most) for _ in range(3)), *(jnp.zeros(most, int) for _ in range(4)))

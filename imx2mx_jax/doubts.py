@@ -139,8 +139,11 @@ def _score(stated: Sequence[Stated], points: Points, tolerated: float) -> float:
 def _told(stated: Sequence[Stated], points: Points) -> str:
   if any(view.mirrored for view in stated):
     return "mirrored cameras"
-  median = np.median(list(pair_errors(stated, points).values()))
-  return "points behind the cameras" if np.isinf(median) else f"{median:.2g} px"
+  errors = np.array(list(pair_errors(stated, points).values()))
+  behind = int(np.isinf(errors).sum())
+  if behind:
+    return f"points behind the cameras in {behind} of {len(errors)} pairs"
+  return f"{np.median(errors):.2g} px (worst pair {errors.max():.2g} px)"
 
 
 def _scored(
@@ -201,7 +204,7 @@ def _unexplained(stated: Sequence[Stated], points: Points, tolerated: float) -> 
   if len(blamed) == 1 and len(bad) < len(errors):
     remedy = "leave that view out, or compute the cameras anew"
     return [Suspicion(f"the camera of {names} does not fit the others", evidence, remedy)]
-  remedy = "compute the cameras anew from these very pictures (python -m imx2mx_jax.poses)"
+  remedy = "compute the cameras anew from these very pictures (COLMAP, ns-process-data)"
   return [Suspicion("the cameras do not fit the pictures", evidence, remedy)]
 
 

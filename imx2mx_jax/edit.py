@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from imx2mx_jax import cameras, diffusion, distill, optim, pictures, students, teachers, weights
+from imx2mx_jax import (
+  cameras,
+  diffusion,
+  distill,
+  masks,
+  optim,
+  pictures,
+  students,
+  teachers,
+  weights,
+)
 from imx2mx_jax import tokenizer as tokens
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import ConfigError, WeightsError
@@ -192,7 +202,7 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   arrays, state = saved or ({}, None)
   teacher = _teacher(run, scene, models)
   if run.teacher_alone:
-    images = _decode(models.vae, _sample_views(teacher, run))
+    images = _outside_kept(run, scene, _decode(models.vae, _sample_views(teacher, run)))
     yield Prepared(images[reference_view(run, scene)], {}, total=0, resumed_at=0)
     yield Finished(images, {})
     return
@@ -208,7 +218,8 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
     state = _initial_state(run, method, models, len(scene.names) + 1, zeta0)
   # From here on the encoders are not needed; the caller lets go of them too.
   original = models.student.params if run.distill.finish == "original" else None
-  loop = _Loop(run, method, plan, teacher, cond, models.student_vae, original)
+  mask = None if scene.masks is None else masks.on_grid(scene.masks, method.grid)
+  loop = _Loop(run, method, plan, teacher, cond, models.student_vae, original, mask)
   teacher_vae = models.vae
   del models
   yield Prepared(**began, total=_total(plan), resumed_at=int(state.step))
@@ -219,6 +230,7 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
     images = _decode(teacher_vae, distill.align(method, state.params["mapping"], zeta0))
   else:
     images = _decode(loop.vae, zeta0[1:])
+  images = _outside_kept(run, scene, images)
   yield Finished(images, state.params["student"] if _total(plan) else {})
 
 
@@ -227,7 +239,7 @@ class _Loop:
   """What the loop works with and never changes.
 
   vae: the student's. original: weights for the timesteps without iterations; None: the
-  personalised ones.
+  personalised ones. mask: where the teacher may change something, on its grid; None: everywhere.
   """
 
   run: RunConfig
@@ -237,6 +249,7 @@ class _Loop:
   cond: students.SevaConditioning
   vae: Network
   original: Params | None
+  mask: Float[np.ndarray, "N h w 1"] | None
 
 
 def _distill(
@@ -250,7 +263,7 @@ def _distill(
     began = time.monotonic()
     # JAX keeps what it has compiled: another edit of the same shapes gets the same program.
     steps = distill.distill_steps.lower(
-      method, state, loop.teacher, cond, key, jnp.int32(0), most=run.log_every
+      method, state, loop.teacher, cond, key, jnp.int32(0), loop.mask, most=run.log_every
     ).compile()
     yield Compiled(time.monotonic() - began)
 
@@ -261,7 +274,7 @@ def _distill(
       continue  # done before the run was interrupted
     while step < end:
       began, count = time.monotonic(), min(run.log_every, end - step)
-      state, rows = steps(state, loop.teacher, cond, key, jnp.int32(count))
+      state, rows = steps(state, loop.teacher, cond, key, jnp.int32(count), loop.mask)
       metrics = {name: np.asarray(row)[:count] for name, row in vars(rows).items()}
       step += count
       skipped = _skipped_at_the_end(skipped, metrics["grad_norm"])
@@ -443,7 +456,12 @@ def _reference(
     return scene.images[reference_view(run, scene)]
   latents = _sample(_of_reference(run, scene, models, teacher), run)
   edited = jax.jit(teachers.decode)(models.vae, latents)[0]
-  return np.asarray(pictures.enlarge_reference(edited, run.student.size, authors=_authors(run)))
+  edited = pictures.enlarge_reference(edited, run.student.size, authors=_authors(run))
+  if scene.masks is None:
+    return np.asarray(edited)
+  view = [reference_view(run, scene)]
+  own, new = (pictures.to_uint8(images) for images in (scene.images[view], edited[None]))
+  return pictures.from_8_bits(masks.composite(own, new, scene.masks[view]))[0]
 
 
 def _edits(
@@ -504,6 +522,18 @@ def _predict(
   tau: Int[Array, ""],
 ) -> Float[Array, "T h w 4"]:
   return student.predict(weights, cond, zeta, tau)
+
+
+def _outside_kept(
+  run: RunConfig, scene: Scene, images: UInt8[np.ndarray, "N S S 3"]
+) -> UInt8[np.ndarray, "N S S 3"]:
+  """The edited views with the photographs' own pixels outside the masks, where there are masks."""
+  if scene.masks is None:
+    return images
+  source, size = scene.images, images.shape[1]
+  if source.shape[1] != size:
+    source = pictures.teacher_source(source, size, authors=_authors(run))
+  return masks.composite(pictures.to_uint8(source), images, scene.masks)
 
 
 def _decode(vae: Network, latents: Float[Array, "N h w 4"]) -> UInt8[np.ndarray, "N S S 3"]:

@@ -292,7 +292,8 @@ def _fingerprints(run: RunConfig, scene: Scene) -> dict[str, str]:
   settings = flat_settings(run)
   infos = {name: (epath.Path(settings[name]) / weights.INFO).read_bytes() for name in _kinds(run)}
   cameras = epath.Path(scene.path).read_bytes()
-  read = {"scene.path": cameras + pictures.to_uint8(scene.images).tobytes()} | infos
+  masks = b"" if scene.masks is None else scene.masks.tobytes()
+  read = {"scene.path": cameras + pictures.to_uint8(scene.images).tobytes() + masks} | infos
   return {name: hashlib.sha256(content).hexdigest() for name, content in read.items()}
 
 

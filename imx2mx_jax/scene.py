@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from imx2mx_jax import cameras, colmap
 from imx2mx_jax.errors import SceneError
-from imx2mx_jax.shapes import Float, np
+from imx2mx_jax.shapes import Bool, Float, np
 
 FEWEST_VIEWS, MOST_VIEWS = 2, 20
 
@@ -37,7 +37,8 @@ class Scene:
   images: in [-1, 1]. c2w: camera-to-world as in the file, OpenCV axes (x right, y down, z forward),
   float64, neither centred nor scaled. K: intrinsics in units of the square's side. names: the
   pictures' file names, no two with the same stem. frames: their positions in the file's list, and
-  file_paths as they stand there. path: the file of cameras.
+  file_paths as they stand there. path: the file of cameras. masks: which pixels may change, None
+  where all may (imx2mx_jax/masks.py).
   """
 
   images: Float[np.ndarray, "N S S 3"]
@@ -47,6 +48,7 @@ class Scene:
   frames: tuple[int, ...]
   file_paths: tuple[str, ...]
   path: str
+  masks: Bool[np.ndarray, "N S S"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,7 @@ def load_scene(
   if undistort and not authors:
     views = [straightened(view) for view in views]
   _warn_of_distortion(transforms, chosen, views)
-  images, c2w, K = zip(*(_square(view, size, authors) for view in views), strict=True)
+  images, c2w, K = zip(*(square(view, size, authors) for view in views), strict=True)
   return Scene(
     np.stack(images),
     np.stack(c2w),
@@ -304,7 +306,9 @@ def lens(transforms: Transforms, index: int) -> dict[str, float]:
   return {key: _number(holder, key, where) for key in cameras.DISTORTION if key in holder}
 
 
-def _square(view: View, size: int, authors: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def square(
+  view: View, size: int, authors: bool = False
+) -> tuple[Float[np.ndarray, "S S 3"], Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"]]:
   """The upright picture's square, the camera of that, and its intrinsics."""
   image, crop = cameras.resize_and_crop(view.image, size, authors=authors)
   c2w, K = cameras.turn(view.c2w, cameras.crop_intrinsics(view.K, crop), view.quarters)

@@ -7,7 +7,7 @@ import jax
 import rich.console
 from etils import epath
 
-from imx2mx_jax import colmap, edit, run_folder, scene_check, sheets, terminal
+from imx2mx_jax import colmap, edit, masks, run_folder, scene_check, sheets, terminal
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import DivergedError
 from imx2mx_jax.evaluate import measures, runs, tables
@@ -141,6 +141,8 @@ def _load(run: RunConfig, load_models: Loader) -> tuple[Scene, edit.Models]:
     colmap.library()  # its lack is told before the work, not after it
   options = {"undistort": run.scene.undistort, "authors": run.compat == "authors"}
   scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size, **options)
+  if run.mask:
+    scene = masks.masked(scene, run.mask, **options)
   reference, device = scene.names[edit.reference_view(run, scene)], jax.devices()[0].device_kind
   views = f"{len(scene.names)} views of {run.scene.path}, reference {reference}"
   print(f"{views}, on {device}", flush=True)

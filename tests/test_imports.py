@@ -36,6 +36,7 @@ MAY_IMPORT = {
   "metrics": {"cameras", "matches", "models", "tokenizer"},
   "colmap": set(),
   "scene": {"cameras", "colmap"},
+  "masks": {"scene"},
   "doubts": {"cameras", "matches", "scene"},
   "scene_check": {"cameras", "doubts", "matches", "pictures", "scene"},
   "inspect_scene": {
@@ -67,6 +68,7 @@ MAY_IMPORT = {
     "config",
     "diffusion",
     "distill",
+    "masks",
     "models",
     "optim",
     "pictures",
@@ -94,6 +96,7 @@ MAY_IMPORT = {
   "report": {"config", "matches", "report", "scene", "sheets", "terminal"},
   "session": {
     "colmap",
+    "masks",
     "config",
     "edit",
     "evaluate",
