@@ -195,7 +195,8 @@ def _sampled(
   c2w, K, wanted = work.c2w[rows], work.K[rows], work.wanted
   plucker = cameras.plucker(c2w, K, latents.shape[1:3])
   cond = sampler.condition(latents, embeddings, clean, plucker)
-  scales = sampler.guidance_scales(rule, guidance, wanted.guidance_min, c2w, K, clean)
+  lowest = min(guidance, wanted.guidance_min)
+  scales = sampler.guidance_scales(rule, guidance, lowest, c2w, K, clean)
   student = work.models.student
   key = jax.random.fold_in(jax.random.key(wanted.seed), number)
   return _generate(
