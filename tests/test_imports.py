@@ -49,8 +49,8 @@ MAY_IMPORT = {
   },
   "weights": {"checkpoint", "models"},
   "evaluate": {
-    "cameras",
     "evaluate",
+    "masks",
     "metrics",
     "pictures",
     "scene",

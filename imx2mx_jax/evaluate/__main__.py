@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("--edited_caption", default="", help="what the edited views should show")
   parser.add_argument("--clip", default="", metavar="FOLDER", help="a converted metric_clip")
   parser.add_argument(
-    "--mask", default="", metavar="FOLDER", help="NAME.png for each view, bright where to edit"
+    "--mask", default="", metavar="FOLDER", help="NAME.png for each view, white where to edit"
   )
   parser.add_argument("--out", metavar="STEM", help="writes STEM.md, STEM.csv and STEM.json")
   parser.add_argument("--export-met3r", metavar="FOLDER", help="writes pairs of views for MEt3R")

@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 from etils import epath
 
-from imx2mx_jax import pictures, sheets, tokenizer, weights
+from imx2mx_jax import masks, pictures, sheets, tokenizer, weights
 from imx2mx_jax.errors import RunFolderError, UserError
 from imx2mx_jax.evaluate import runs
 from imx2mx_jax.evaluate.runs import Captions, Run
@@ -43,7 +43,7 @@ class NotMeasured(UserError):
 class Options:
   """What the person says beside the run. "" leaves it to the run.
 
-  clip: a converted metric_clip. mask: folder of pictures, bright where the edit was to be.
+  clip: a converted metric_clip. mask: as --config.mask, white where the edit was to be.
   """
 
   captions: Captions = Captions()
@@ -163,8 +163,8 @@ def _warp(run: Run, options: Options) -> _Measured:
 
 
 def _background(run: Run, options: Options) -> _Measured:
-  if options.mask:
-    region = runs.mask(run, options.mask)
+  if mask := options.mask or run.settings.get("mask", ""):
+    region = masks.masked(run.scene, mask, **run.reading).masks
   else:
     region = background.changed(run.scene.images, run.edited)
   found = background.background(run.scene.images, run.edited, region)

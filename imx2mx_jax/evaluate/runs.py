@@ -8,10 +8,10 @@ from typing import Any
 from etils import epath
 from PIL import Image
 
-from imx2mx_jax import cameras, pictures
-from imx2mx_jax.errors import RunFolderError, SceneError
+from imx2mx_jax import pictures
+from imx2mx_jax.errors import RunFolderError
 from imx2mx_jax.scene import Scene, load_scene
-from imx2mx_jax.shapes import Bool, Float, np
+from imx2mx_jax.shapes import Float, np
 
 METRICS = "metrics.json"
 
@@ -29,6 +29,11 @@ class Run:
   def name(self) -> str:
     """The folder's own name."""
     return self.path.resolve().name
+
+  @property
+  def reading(self) -> dict[str, bool]:
+    """How its scene and masks are read."""
+    return _reading(self.settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +71,7 @@ def read(folder: epath.PathLike) -> Run:
     settings["scene.path"],
     settings["scene.frames"],
     size=edited.shape[1],
-    undistort=settings.get("scene.undistort", True),
-    authors=settings["compat"] == "authors",
+    **_reading(settings),
   )
   return Run(path, settings, scene, pictures.from_8_bits(edited))
 
@@ -78,23 +82,9 @@ def captions(run: Run) -> Captions:
   return told.filled_by(_measured_with(run)).filled_by(_of_scene(run))
 
 
-def mask(run: Run, folder: epath.PathLike) -> Bool[np.ndarray, "N S S"]:
-  """Where the edit was to be: bright pixels of FOLDER/NAME.png, of the photographs' own sizes.
-
-  Raises SceneError.
-  """
-  views, size = [], run.edited.shape[1]
-  for name in run.scene.names:
-    file = epath.Path(folder).expanduser() / f"{epath.Path(name).stem}.png"
-    try:
-      pixels = _picture(file)
-    except OSError as error:
-      raise SceneError(
-        f"{file}: this view's mask cannot be read ({error}); the folder needs one for each view"
-      ) from None
-    square, _ = cameras.resize_and_crop(pixels.astype(np.float32), size)
-    views.append(square.mean(axis=-1) > 127)
-  return np.stack(views)
+def _reading(settings: Mapping[str, Any]) -> dict[str, bool]:
+  authors = settings["compat"] == "authors"
+  return {"undistort": settings.get("scene.undistort", True), "authors": authors}
 
 
 def _measured_with(run: Run) -> Captions:

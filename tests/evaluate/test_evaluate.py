@@ -86,9 +86,12 @@ def test_a_mask_says_what_the_background_is(tmp_path):
   mask[:64] = 255
   for name in NAMES:
     Image.fromarray(mask).save(tmp_path / "masks" / name)
-  folder = finished(tmp_path / "run", edited)
-  assert evaluated(folder, CLIP, f"--mask={tmp_path / 'masks'}") == 0
-  found = metrics(folder)["background"]
+  masks = str(tmp_path / "masks")
+  asked, own = finished(tmp_path / "asked", edited), finished(tmp_path / "own", edited, mask=masks)
+  assert evaluated(asked, CLIP, f"--mask={masks}") == 0
+  assert evaluated(own, CLIP) == 0
+  found = metrics(asked)["background"]
+  assert found == metrics(own)["background"]
   assert found["share"] == pytest.approx(0.5)
   assert found["psnr"] > 45
   assert found["ssim"] > 0.99
@@ -97,7 +100,7 @@ def test_a_mask_says_what_the_background_is(tmp_path):
 def test_a_missing_mask_is_named(tmp_path):
   folder = finished(tmp_path / "run", TRUTH)
   assert evaluated(folder, CLIP, f"--mask={tmp_path}") == 0
-  assert "000.png: this view's mask cannot be read" in metrics(folder)["absent"]["background"]
+  assert "000.png: there is no mask that can be read" in metrics(folder)["absent"]["background"]
 
 
 def test_weights_that_are_not_there_spare_the_other_measures(tmp_path):
