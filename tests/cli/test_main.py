@@ -80,6 +80,12 @@ def test_every_iteration_has_a_line_of_metrics(finished):
   assert [row["tau"] for row in rows] == [999] * 8 + [599] * 2 + [199] * 2
 
 
+def test_the_time_to_compile_is_told_apart_from_the_iterations(finished):
+  assert sum(line.startswith("compiled in") for line in finished.lines) == 1
+  lines = (finished.folder / "metrics.jsonl").read_text().splitlines()
+  assert all(json.loads(line)["compile_seconds"] > 0 for line in lines)
+
+
 def test_tensorboard_shows_the_same_numbers_and_some_pictures(finished):
   shown = events(finished.folder)
   for row in support.journal(finished.folder):

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from imx2mx_jax import checkpoint
+from imx2mx_jax import checkpoint, weights
 from tests.cli import support
 from tests.cli.test_main import events
 
@@ -99,6 +99,23 @@ def test_a_scene_that_was_changed_in_its_place_is_noticed(finished, tmp_path, ca
   kept["read"]["scene.path"] = "the fingerprint of other pictures"
   (folder / "config.json").write_text(json.dumps(kept))
   assert "--config.scene.path has other content" in support.refused(capsys, folder)
+
+
+def test_a_run_whose_updates_are_lost_ends_with_the_last_good_state(cache, tmp_path):
+  folder = tmp_path / "run"
+  lost = {"teacher__text_guidance": 1e38, "distill__reference": "source"}
+  with support.started(cache, folder, optim__max_skipped=3, **lost) as process:
+    _, error = process.communicate()
+    assert process.returncode == 1
+  assert error.startswith(
+    f"error: {folder}: 4 updates in a row, up to iteration 4, were not finite"
+  )
+  assert error.count("\n") == 1 and "after 4 iterations, is kept" in error
+  (arrays,) = (folder / "state").glob("[0-9]*")
+  state = checkpoint.restore(arrays, checkpoint.contents(arrays))
+  student = weights.load(support.MICRO / "bundled" / "student", "student")["seva"]
+  for name, array in student.params.items():
+    assert (state[f"params.student.{name}"] == array).all()
 
 
 def torn(state):
