@@ -9,11 +9,16 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
+from imx2mx_jax import sharding
 from imx2mx_jax.shapes import Array, Float, Int
 
 SCORES_IN_CACHE = 2**19
 """A block's scores on CPUs: two megabytes, which stay in the cache between their uses."""
+
+FEW_QUERIES = 64
+"""For each chip, below which all of them answer all queries: sharing costs more than it saves."""
 
 SCORES_IN_MEMORY = 2**28
 """A block's scores elsewhere: a gigabyte, which keeps any device busy."""
@@ -27,7 +32,40 @@ def attention(
   *,
   causal: bool = False,
 ) -> Float[Array, "B L n d"]:
-  """softmax(q k^T / sqrt(d)) v, softmax in float32. causal: query i sees the keys up to i."""
+  """softmax(q k^T / sqrt(d)) v, softmax in float32. causal: query i sees the keys up to i.
+
+  Chips that share an edit share the heads, else the rows, else the queries, whichever they divide.
+  """
+  chips = sharding.chips()
+  if chips == 1 or causal:
+    return _on_a_chip(q, k, v, causal=causal)
+  if q.shape[2] % chips == 0:
+    return _shared(q, k, v, "heads", "heads")
+  if q.shape[0] % chips == 0:
+    return _shared(q, k, v, "rows", "rows")
+  if q.shape[1] < FEW_QUERIES * chips:
+    return _on_a_chip(*(sharding.lay(x, "whole") for x in (q, k, v)))
+  missing = -q.shape[1] % chips
+  padded = jnp.pad(q, ((0, 0), (0, missing), (0, 0), (0, 0)))
+  return _shared(padded, k, v, "tokens", "whole")[:, : q.shape[1]]
+
+
+def _shared(q: Array, k: Array, v: Array, of_queries: str, of_keys: str) -> Array:
+  """Every chip's part by itself."""
+  q, k, v = (sharding.lay(x, y) for x, y in ((q, of_queries), (k, of_keys), (v, of_keys)))
+  specs = [P(*sharding.ACTIVATIONS[name](q)) for name in (of_queries, of_keys, of_keys)]
+  return jax.shard_map(
+    _on_a_chip, in_specs=tuple(specs), out_specs=specs[0], axis_names={sharding.CHIPS}
+  )(q, k, v)
+
+
+def _on_a_chip(
+  q: Float[Array, "B L n d"],
+  k: Float[Array, "B M n d"],
+  v: Float[Array, "B M n d"],
+  *,
+  causal: bool = False,
+) -> Float[Array, "B L n d"]:
   heads = [x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (q, k, v)]
   if len(heads[0]) * q.shape[1] * k.shape[1] <= SCORES_IN_CACHE:
     y = _heads(*heads, look_up=_look_up, most=SCORES_IN_CACHE, causal=causal)

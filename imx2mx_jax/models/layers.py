@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from imx2mx_jax import sharding
 from imx2mx_jax.models.attention import attention
 from imx2mx_jax.models.convolution import Padding, convolution
 from imx2mx_jax.shapes import Array, Float, Num
@@ -117,7 +118,8 @@ class Attention(nnx.Module):
       return jnp.broadcast_to(self.out(self.v(context)), x.shape)
     split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)
     y = attention(split(self.q(x)), split(self.k(context)), split(self.v(context)), causal=causal)
-    return self.out(y.reshape(*y.shape[:2], -1))
+    y = sharding.lay(y.reshape(*y.shape[:2], -1), "channels")
+    return sharding.lay(self.out(y), "whole")
 
 
 class FeedForward(nnx.Module):
@@ -128,8 +130,19 @@ class FeedForward(nnx.Module):
     self.out = linear(4 * width, width, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-    value, gate = jnp.split(self.proj(x), 2, axis=-1)
-    return self.out(value * jax.nn.gelu(gate, approximate=False))
+    value, gate = self._halves(x)
+    y = sharding.lay(value * jax.nn.gelu(gate, approximate=False), "channels")
+    return sharding.lay(self.out(y), "whole")
+
+  def _halves(self, x: Float[Array, "B L D"]) -> tuple[Float[Array, "B L _"], ...]:
+    """Value and gate; as two products where chips share them, so that each has a part of both."""
+    if sharding.chips() == 1:
+      return tuple(jnp.split(self.proj(x), 2, axis=-1))
+    dtype = self.proj.dtype
+    x, kernel, bias = (y.astype(dtype) for y in (x, self.proj.kernel[...], self.proj.bias[...]))
+    kernels, biases = jnp.split(kernel, 2, axis=-1), jnp.split(bias, 2)
+    kernels = [sharding.lay(half, "channels") for half in kernels]
+    return tuple(x @ half + bias for half, bias in zip(kernels, biases, strict=True))
 
 
 class TimeEmbedding(nnx.Module):
@@ -176,11 +189,11 @@ class ResBlock(nnx.Module):
   def __call__(
     self, x: Float[Array, "B h w C"], time: Float[Array, "B E"] | None = None
   ) -> Float[Array, "B h w D"]:
-    h = self.conv1(jax.nn.silu(self.norm1(x)))
+    h = sharding.lay(self.conv1(jax.nn.silu(self.norm1(x))), "channels")
     if self.time is not None:
       h = h + self.time(time)[:, None, None]
-    h = self.conv2(jax.nn.silu(self.norm2(h)))
-    return h + (x if self.skip is None else self.skip(x))
+    h = self.conv2(sharding.lay(jax.nn.silu(self.norm2(h)), "channels"))
+    return sharding.lay(h + (x if self.skip is None else self.skip(x)), "whole")
 
 
 class Downsample(nnx.Module):
@@ -190,7 +203,7 @@ class Downsample(nnx.Module):
     self.conv = conv(channels, channels, stride=2, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h2 w2 C"]:
-    return self.conv(x)
+    return sharding.lay(self.conv(x), "whole")
 
 
 class Upsample(nnx.Module):
@@ -203,4 +216,6 @@ class Upsample(nnx.Module):
     self, x: Float[Array, "B h w C"], size: tuple[int, int] | None = None
   ) -> Float[Array, "B h2 w2 C"]:
     height, width = size or (None, None)
-    return self.conv(x.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width])
+    return sharding.lay(
+      self.conv(x.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]), "whole"
+    )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from imx2mx_jax import sharding
 from imx2mx_jax.models.layers import (
   Attention,
   Downsample,
@@ -74,9 +75,9 @@ class ResBlock(nnx.Module):
   def __call__(self, x: Float[Array, "B h w C"], cond: Conditioning) -> Float[Array, "B h w D"]:
     scale, shift = jnp.split(self.dense(resize_aligned(cond.dense, x.shape[1:3])), 2, axis=-1)
     h = jax.nn.silu(self.norm1(x)) * (1 + scale) + shift
-    h = self.conv1(h) + self.time(jax.nn.silu(cond.time))[:, None, None]
-    h = self.conv2(jax.nn.silu(self.norm2(h)))
-    return h + (x if self.skip is None else self.skip(x))
+    h = sharding.lay(self.conv1(h) + self.time(jax.nn.silu(cond.time))[:, None, None], "channels")
+    h = self.conv2(sharding.lay(jax.nn.silu(self.norm2(h)), "channels"))
+    return sharding.lay(h + (x if self.skip is None else self.skip(x)), "whole")
 
 
 class SpatialBlock(nnx.Module):
@@ -147,7 +148,7 @@ class MultiviewTransformer(nnx.Module):
     by_scene = (rows // cond.frames, cond.frames, cells, channels)
     first_context = cond.context[:: cond.frames]
 
-    tokens = self.proj_in(self.norm(x).reshape(by_frame))
+    tokens = sharding.lay(self.proj_in(self.norm(x).reshape(by_frame)), "whole")
     for spatial, temporal in zip(self.transformer_blocks, self.time_mix_blocks, strict=True):
       if self.joint:
         tokens = spatial(tokens.reshape(by_scene[0], -1, channels), first_context)
@@ -155,7 +156,8 @@ class MultiviewTransformer(nnx.Module):
         tokens = spatial(tokens.reshape(by_frame), cond.context)
       tokens = tokens.reshape(by_scene)
       tokens = tokens + temporal(tokens, first_context)
-    return x + self.proj_out(tokens.reshape(by_frame)).reshape(x.shape)
+    tokens = sharding.lay(tokens.reshape(by_frame), "channels")
+    return sharding.lay(x + self.proj_out(tokens).reshape(x.shape), "whole")
 
 
 class Seva(nnx.Module):

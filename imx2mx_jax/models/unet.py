@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from imx2mx_jax import sharding
 from imx2mx_jax.models.layers import (
   Attention,
   Downsample,
@@ -133,9 +134,11 @@ class Transformer(nnx.Module):
   @jax.named_scope("transformer")
   def __call__(self, x: Float[Array, "B h w C"], cond: Conditioning) -> Float[Array, "B h w C"]:
     tokens = self.proj_in(self.norm(x).reshape(x.shape[0], -1, x.shape[-1]))
+    tokens = sharding.lay(tokens, "whole")
     for block in self.transformer_blocks:
       tokens = block(tokens, cond)
-    return x + self.proj_out(tokens).reshape(x.shape)
+    tokens = sharding.lay(tokens, "channels")
+    return sharding.lay(x + self.proj_out(tokens).reshape(x.shape), "whole")
 
 
 class Level(nnx.Module):

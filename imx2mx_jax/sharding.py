@@ -1,0 +1,97 @@
+"""Where arrays live: the mesh, one table of rules for parameters and one for activations.
+
+The mesh has two axes: "edit", along which edits are independent of each other, and "fsdp", whose
+chips share one edit. Maps of features are whole on every chip. Between the two layers of a block
+they are divided by channels or by heads: the first layer's kernel is divided by its outputs, the
+second one's by its inputs, and its results are added up (arXiv 1909.08053). So the computation is
+divided as the weights are, and with them their gradients and moments. All this concerns speed and
+memory; without a mesh, or on one chip, nothing here does anything.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from imx2mx_jax.shapes import Array
+
+EDIT, CHIPS = "edit", "fsdp"
+
+PARAMETERS = (
+  (r".*\b(conv1|time|q|k|v|conv|linear1|conv_in|proj_in)/(kernel|bias)", -1),
+  (r".*\b(conv2|skip|out|linear2|proj_out|conv_out)/kernel", -2),
+  (r".*\bff(_in)?/proj/kernel", -1),
+  (r".*", None),
+)
+"""(pattern of a path, the axis that is divided among the chips). The first full match counts."""
+
+ACTIVATIONS: Mapping[str, Callable[[Array], tuple]] = {
+  "whole": lambda x: (None,) * x.ndim,
+  "channels": lambda x: (*(None,) * (x.ndim - 1), CHIPS),
+  "heads": lambda x: (None, None, CHIPS, None),
+  "rows": lambda x: (CHIPS, *(None,) * (x.ndim - 1)),
+  "tokens": lambda x: (None, CHIPS, *(None,) * (x.ndim - 2)),
+}
+"""{name: the mesh axis of each axis of an array that is laid out so}."""
+
+
+def make_mesh(edits: int, chips: int, devices: Sequence[Any] | None = None) -> Mesh:
+  """A mesh of edits x chips of the devices; -1 for one of both takes what is left.
+
+  Raises ValueError where the devices do not suffice.
+  """
+  devices = jax.devices() if devices is None else devices
+  edits = len(devices) // chips if edits == -1 else edits
+  chips = len(devices) // edits if chips == -1 else chips
+  if min(edits, chips) < 1 or edits * chips > len(devices):
+    raise ValueError(f"{edits} x {chips} chips, of which there are {len(devices)}")
+  grid = np.array(devices[: edits * chips]).reshape(edits, chips)
+  return Mesh(grid, (EDIT, CHIPS), axis_types=(AxisType.Auto,) * 2)
+
+
+def chips() -> int:
+  """How many chips share an edit where this is traced; 1 without a mesh."""
+  return jax.sharding.get_abstract_mesh().shape.get(CHIPS, 1)
+
+
+def lay(x: Array, name: str) -> Array:
+  """x laid out by a row of ACTIVATIONS, where the chips divide its axis; else as it is."""
+  places = ACTIVATIONS[name](x)
+  if chips() == 1 or any(x.shape[i] % chips() for i, axis in enumerate(places) if axis):
+    return x
+  return jax.lax.with_sharding_constraint(x, P(*places))
+
+
+def parameter_spec(path: str, shape: Sequence[int], chips: int) -> P:
+  """The layout of a parameter. An axis that the chips do not divide stays whole."""
+  axis = next(axis for pattern, axis in PARAMETERS if re.fullmatch(pattern, path))
+  if axis is None or shape[axis] % chips:
+    return P()
+  axis %= len(shape)
+  return P(*[CHIPS if i == axis else None for i in range(len(shape))])
+
+
+def of_tree(mesh: Mesh, tree: Any, *, edits: bool = False) -> Any:
+  """The sharding of each leaf of a pytree, by the last keys of its path, which name a parameter.
+
+  Moments and gradients lie as their parameters do. edits: all leaves have an axis of edits in
+  front.
+  """
+  size = mesh.shape[CHIPS]
+
+  def place(path: tuple, leaf: Any) -> NamedSharding:
+    shape = leaf.shape[1:] if edits else leaf.shape
+    spec = parameter_spec(_name(path), shape, size) if shape else P()
+    return NamedSharding(mesh, P(EDIT, *spec) if edits else spec)
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _name(path: tuple) -> str:
+  """The last dict key of a path in a pytree: networks have their parameters in flat dicts."""
+  keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+  return keys[-1] if keys else ""
