@@ -14,8 +14,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from imx2mx_jax import diffusion, optim
+from imx2mx_jax import diffusion, optim, sharding
+from imx2mx_jax.models.network import Network
 from imx2mx_jax.shapes import Array, Float, Int, Key, Params
 from imx2mx_jax.students import Student
 from imx2mx_jax.teachers import SCHEDULE, Teacher
@@ -192,6 +195,7 @@ def distill_step(
     prediction=zeta0_hat,
     skipped=state.skipped + ~finite,
   )
+  new = sharding.lay_tree(new)
   lr = method.rate(state.step - state.skipped)
   metrics = Metrics(loss, grad_norm, lr, t, state.tau, draws.key_view, new.skipped)
   return new, metrics
@@ -223,6 +227,54 @@ def distill_steps(
 
   blank = Metrics(*(jnp.zeros(most) for _ in range(3)), *(jnp.zeros(most, int) for _ in range(4)))
   return jax.lax.fori_loop(0, count, body, (state, blank))
+
+
+@functools.partial(jax.jit, static_argnames=("method", "mesh", "most"), donate_argnames="states")
+def distill_edits(
+  method: Method,
+  mesh: Mesh,
+  states: DistillState,
+  teacher: Teacher,
+  conds: Any,
+  keys: Key[Array, " E"],
+  count: Int[Array, ""],
+  masks: Float[Array, "E N h w 1"] | None = None,
+  *,
+  most: int,
+) -> tuple[DistillState, Metrics]:
+  """`distill_steps` of E edits at once, each on its own chips of the mesh, its first axis.
+
+  All arrays have an axis of edits in front, but for the networks in the teacher, which all edits
+  share. Every edit comes out as it would alone.
+  """
+
+  def one(*args):
+    state, teacher, cond, key, mask = (_without_axis(arg) for arg in args[:-1])
+    results = distill_steps(method, state, teacher, cond, key, args[-1], mask, most=most)
+    return jax.tree.map(lambda x: x[None], results)
+
+  each = P(sharding.EDIT)
+  of_teacher = jax.tree.map(
+    lambda part: P() if _is_network(part) else each, teacher, is_leaf=_is_network
+  )
+  return jax.shard_map(
+    one,
+    mesh=mesh,
+    in_specs=(each, of_teacher, each, each, each, P()),
+    out_specs=each,
+    axis_names={sharding.EDIT},
+    check_vma=False,
+  )(states, teacher, conds, keys, masks, count)
+
+
+def _without_axis(tree: Any) -> Any:
+  """The one edit of a chip. Networks have no axis of edits."""
+  one = lambda part: part if _is_network(part) else part[0]
+  return jax.tree.map(one, tree, is_leaf=_is_network)
+
+
+def _is_network(part: Any) -> bool:
+  return isinstance(part, Network)
 
 
 @functools.partial(jax.jit, static_argnames="method", donate_argnames="state")

@@ -69,18 +69,28 @@ def optimizer(
   eps: float = 1e-8,
   weight_decay: float = 0.01,
   authors: bool = False,
+  memory: str = "default",
 ) -> optax.GradientTransformation:
   """Clips the gradient's global norm, then AdamW with decoupled decay.
 
   Kernels and embeddings are decayed, norms and biases (fewer than two dimensions) are not; the
-  authors decay everything. The same settings give the same object, so that a program compiled for
-  it serves every run with these settings.
+  authors decay everything. memory: "small" keeps AdamW's first moments in bfloat16; "smallest"
+  keeps no first moments and of the second ones only means of rows and columns, as Adafactor does.
+  The same settings give the same object, so that a program compiled for it serves every run with
+  these settings.
   """
   decayed = None if authors else matrices
-  return optax.chain(
-    clip_by_global_norm(clip_norm),
-    optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=decayed),
-  )
+  first = jnp.bfloat16 if memory == "small" else None
+  if memory == "smallest":
+    rule = optax.chain(
+      optax.scale_by_factored_rms(decay_rate=0.8, epsilon=1e-30),  # arXiv 1804.04235
+      optax.clip_by_block_rms(1.0),
+      optax.add_decayed_weights(weight_decay, decayed),
+      optax.scale_by_learning_rate(rate),
+    )
+  else:
+    rule = optax.adamw(rate, b1, b2, eps, mu_dtype=first, weight_decay=weight_decay, mask=decayed)
+  return optax.chain(clip_by_global_norm(clip_norm), rule)
 
 
 def matrices(params: Any) -> Any:

@@ -69,10 +69,18 @@ def lay(x: Array, name: str) -> Array:
 def parameter_spec(path: str, shape: Sequence[int], chips: int) -> P:
   """The layout of a parameter. An axis that the chips do not divide stays whole."""
   axis = next(axis for pattern, axis in PARAMETERS if re.fullmatch(pattern, path))
-  if axis is None or shape[axis] % chips:
+  if axis is None or len(shape) < -axis or shape[axis] % chips:
     return P()
   axis %= len(shape)
   return P(*[CHIPS if i == axis else None for i in range(len(shape))])
+
+
+def lay_tree(tree: Any) -> Any:
+  """A pytree whose leaves are named by parameters, each laid out as its parameter is."""
+  if chips() == 1:
+    return tree
+  lay = lambda path, x: jax.lax.with_sharding_constraint(x, _spec(path, x.shape, chips()))
+  return jax.tree_util.tree_map_with_path(lay, tree)
 
 
 def of_tree(mesh: Mesh, tree: Any, *, edits: bool = False) -> Any:
@@ -84,14 +92,14 @@ def of_tree(mesh: Mesh, tree: Any, *, edits: bool = False) -> Any:
   size = mesh.shape[CHIPS]
 
   def place(path: tuple, leaf: Any) -> NamedSharding:
-    shape = leaf.shape[1:] if edits else leaf.shape
-    spec = parameter_spec(_name(path), shape, size) if shape else P()
-    return NamedSharding(mesh, P(EDIT, *spec) if edits else spec)
+    if not edits:
+      return NamedSharding(mesh, _spec(path, leaf.shape, size))
+    return NamedSharding(mesh, P(EDIT, *_spec(path, leaf.shape[1:], size)))
 
   return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def _name(path: tuple) -> str:
-  """The last dict key of a path in a pytree: networks have their parameters in flat dicts."""
+def _spec(path: tuple, shape: Sequence[int], chips: int) -> P:
+  """Of a leaf: the last dict key on its way, as networks have their parameters in flat dicts."""
   keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-  return keys[-1] if keys else ""
+  return parameter_spec(keys[-1], shape, chips) if keys else P()

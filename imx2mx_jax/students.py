@@ -8,11 +8,12 @@ import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from imx2mx_jax import diffusion
-from imx2mx_jax.models import clip_vision
+from imx2mx_jax.models import clip_vision, seva
 from imx2mx_jax.models.network import Network
 from imx2mx_jax.shapes import Array, Float, Int, Params
 
@@ -50,9 +51,13 @@ class SevaConditioning:
 
 @dataclasses.dataclass(frozen=True)
 class Seva:
-  """SEVA as a student (NETWORKS.md, section B)."""
+  """SEVA as a student (NETWORKS.md, section B).
+
+  remat: the backward pass computes again what happens inside layers, so that it need not be kept.
+  """
 
   graphdef: nnx.GraphDef
+  remat: bool = False
   schedule: diffusion.StudentSchedule = diffusion.StudentSchedule()
 
   def predict(
@@ -65,7 +70,11 @@ class Seva:
     """zeta0_hat = D(zeta, sigma_tau; cond). Clean frames replace their latents first."""
     zeta = replace_clean(zeta, cond)
     inputs = self.inputs(cond, zeta, tau)
-    output = Network(self.graphdef, params)(*inputs, frames=len(zeta))
+    network = lambda params, *inputs: Network(self.graphdef, params)(*inputs, frames=len(zeta))
+    if self.remat:
+      kept = jax.checkpoint_policies.save_only_these_names(seva.KEPT)
+      network = jax.checkpoint(network, policy=kept)
+    output = network(params, *inputs)
     return diffusion.predict_zeta0(zeta, output, self.schedule.sigma(tau))
 
   def inputs(self, cond: SevaConditioning, zeta: Float[Array, "T h w 4"], tau: Int[Array, "*T"]):

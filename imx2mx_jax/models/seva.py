@@ -10,6 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from imx2mx_jax import sharding
 from imx2mx_jax.models.layers import (
@@ -24,6 +25,9 @@ from imx2mx_jax.models.layers import (
   linear,
 )
 from imx2mx_jax.shapes import Array, Float, Num
+
+KEPT = "layer"
+"""The name of what every layer passes on: enough to make all else again in a backward pass."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,5 +270,5 @@ def _nested(blocks: list[list[nnx.Module]]) -> nnx.List:
 def _apply(layers: nnx.List, x: Float[Array, "B h w C"], cond: Conditioning):
   for layer in layers:
     conditioned = isinstance(layer, ResBlock | MultiviewTransformer)
-    x = layer(x, cond) if conditioned else layer(x)
+    x = checkpoint_name(layer(x, cond) if conditioned else layer(x), KEPT)
   return x
