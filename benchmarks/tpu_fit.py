@@ -1,0 +1,254 @@
+"""Whether the full-size step fits a TPU, and how fast it would be, by the TPU's own compiler.
+
+    python -m benchmarks.tpu_fit --topology=v5e:2x4 --mesh=edit:1,fsdp:8 [--memory=small]
+
+Needs no TPU but libtpu (`pip install -e ".[tpu]"`). Compiles one iteration of the method at the
+paper's size (4 views, 576 px, bfloat16) for the topology and prints the memory per chip, the
+operations, and the time by a roofline: what the compiled program computes, moves in its memory and
+sends between chips, at stated shares of the chip's rates. --size=micro takes the bundled models'
+shapes in their place. The last line is a JSON object: topology, mesh, memory, hbm_gb_per_chip,
+hbm_gb_limit, flops_per_chip, model_flops (of one edit), seconds_per_iteration, share_of_peak,
+minutes (of a whole run) and edits (that it finishes).
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import os
+import re
+import time
+
+os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from imx2mx_jax import distill, flops, optim, sharding, students, teachers
+from imx2mx_jax.models.network import Network, abstract
+from imx2mx_jax.models.seva import Seva, SevaShape
+from imx2mx_jax.models.unet import UNet, UNetShape
+from imx2mx_jax.train import settings
+
+ITERATIONS = 2150
+VIEWS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """Published rates of a chip. hbm: GB that a program may use. ici: GB/s out of a chip.
+
+  flops: TFLOP/s in bfloat16. bandwidth: GB/s of its memory.
+  """
+
+  flops: float
+  hbm: float
+  bandwidth: float
+  ici: float
+
+
+CHIPS = {
+  "v4": Chip(275, 31.25, 1228, 270),
+  "v5e": Chip(197, 15.75, 819, 180),
+  "v5p": Chip(459, 95.0, 2765, 540),
+  "v6e": Chip(918, 31.25, 1640, 360),
+}
+"""From Google's pages on each TPU; ici: all links together, one direction."""
+
+COMPUTE, MEMORY, LINKS = 0.6, 0.7, 0.6
+"""The shares of these rates that programs are assumed to reach."""
+
+LIMITS = {"v4": 29.0, "v5e": 14.5, "v5p": 86.0, "v6e": 29.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """What is compiled: shapes of the networks, latents of student and teacher, tokens of a text."""
+
+  seva: SevaShape
+  unet: UNetShape
+  student: int
+  teacher: int
+  tokens: int
+
+
+SIZES = {
+  "full": Size(SevaShape(), UNetShape(), 72, 64, 77),
+  "micro": Size(settings.MODELS["student"].shape, settings.MODELS["teacher"].shape, 16, 12, 32),
+}
+
+
+def arguments(size: Size, memory: str) -> tuple[distill.Method, tuple]:
+  """The method, and abstract arguments of one edit: state, teacher, conditioning, key."""
+  dtype = jnp.bfloat16
+  seva = abstract(Seva, size.seva, dtype=dtype)
+  unet = abstract(UNet, size.unet, dtype=dtype)
+  frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), unet.params)
+  rate = optim.LearningRate.over(ITERATIONS, peak=1e-4, final=5e-5, warmup=200)
+  method = distill.Method(
+    students.Seva(seva.graphdef, remat=memory != "default"),
+    rate,
+    optim.optimizer(rate, memory=memory),
+    (size.teacher, size.teacher),
+  )
+  blank = lambda *shape: jnp.zeros(shape)
+  frames, cells, width = VIEWS + 1, size.student, size.seva.context_width
+
+  def make(params):
+    noise = blank(frames, cells, cells, 4)
+    plucker = blank(frames, cells, cells, 6)
+    cond = students.seva_conditioning(noise[0], blank(width), plucker)
+    return distill.init(method, params, {}, noise, 999), cond, jax.random.key(0)
+
+  state, cond, key = jax.eval_shape(make, seva.params)
+  text = jax.ShapeDtypeStruct((size.tokens, size.unet.context_width), jnp.float32)
+  source = jax.ShapeDtypeStruct((VIEWS, size.teacher, size.teacher, 4), jnp.float32)
+  scale = jax.ShapeDtypeStruct((), jnp.float32)
+  network = Network(unet.graphdef, frozen)
+  teacher = teachers.InstructPix2Pix(network, text, text, source, scale, scale)
+  return method, (state, teacher, cond, key)
+
+
+def compile_step(method: distill.Method, args: tuple, mesh: Mesh):
+  """The compiled iterations of as many edits as the mesh has."""
+  edits = mesh.shape[sharding.EDIT]
+  count = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
+  if edits == 1:
+    placed = _placed(args, sharding.of_tree(mesh, args))
+    with jax.set_mesh(mesh):
+      return distill.distill_steps.lower(method, *placed, count, most=10).compile()
+  state, teacher, cond, key = args
+  network = _placed(teacher.unet, sharding.of_tree(mesh, teacher.unet))
+  alone = dataclasses.replace(teacher, unet=None)
+  stacked = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((edits, *x.shape), x.dtype), (state, alone, cond, key)
+  )
+  state, alone, cond, key = _placed(stacked, sharding.of_tree(mesh, stacked, edits=True))
+  teacher = dataclasses.replace(alone, unet=network)
+  with jax.set_mesh(mesh):
+    return distill.distill_edits.lower(
+      method, mesh, state, teacher, cond, key, count, most=10
+    ).compile()
+
+
+def _placed(tree, places):
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places
+  )
+
+
+def model_flops(size: Size) -> int:
+  """Of one iteration of one edit."""
+  blank = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  frames, cells, grid = VIEWS + 1, size.student, size.teacher
+  seva, unet = abstract(Seva, size.seva), abstract(UNet, size.unet)
+  student = flops.count(
+    functools.partial(lambda net, *x: net(*x, frames=frames), seva),
+    blank(frames, cells, cells, size.seva.in_channels),
+    blank(frames),
+    blank(frames, 1, size.seva.context_width),
+    blank(frames, cells, cells, size.seva.dense_channels),
+  )
+  teacher = flops.count(
+    functools.partial(lambda net, *x: net(*x, key_view=jnp.int32(0), views=VIEWS), unet),
+    blank(3 * VIEWS, grid, grid, size.unet.in_channels),
+    blank(),
+    blank(3 * VIEWS, size.tokens, size.unet.context_width),
+  )
+  return flops.of_iteration(student, teacher)
+
+
+_COLLECTIVE = re.compile(
+  r"= (?:\()?(\w+)\[([\d,]*)\].* (all-reduce|all-gather|reduce-scatter|all-to-all|"
+  r"collective-permute)(?:-start)?\("
+)
+_BYTES = {"bf16": 2, "f32": 4, "s32": 4, "u32": 4, "pred": 1, "f16": 2}
+_TIMES = {"all-reduce": 2.0, "all-gather": 1.0, "all-to-all": 1.0, "collective-permute": 1.0}
+
+
+def sent_bytes(text: str, chips: int) -> dict[str, float]:
+  """{kind of collective: bytes that a chip sends}, of a compiled program's text."""
+  sums: dict[str, float] = {}
+  for dtype, shape, kind in _COLLECTIVE.findall(text):
+    size = _BYTES.get(dtype, 4) * np.prod([int(n) for n in shape.split(",") if n], initial=1)
+    share = (chips - 1) / chips
+    factor = chips if kind == "reduce-scatter" else _TIMES[kind]  # its result is a part
+    sums[kind] = sums.get(kind, 0) + float(size * factor * share)
+  return sums
+
+
+def main() -> None:
+  """Compiles and prints."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--topology", default="v5e:2x4")
+  parser.add_argument("--mesh", default="edit:1,fsdp:8")
+  parser.add_argument("--memory", default="small", choices=("default", "small", "smallest"))
+  parser.add_argument("--size", default="full", choices=tuple(SIZES))
+  args = parser.parse_args()
+  kind, size = args.topology.split(":")[0], SIZES[args.size]
+  wanted = {k: int(v) for k, v in (pair.split(":") for pair in args.mesh.split(","))}
+  options = {"chip_config_name": "megacore"} if kind == "v4" else {}
+  topology = topologies.get_topology_desc(args.topology, "tpu", **options)
+  mesh = sharding.make_mesh(wanted["edit"], wanted["fsdp"], topology.devices)
+  began = time.monotonic()
+  compiled = compile_step(*arguments(size, args.memory), mesh)
+  print(f"compiled for {args.topology} in {time.monotonic() - began:.0f} s", flush=True)
+  report(args, CHIPS[kind], compiled, mesh, model_flops(size))
+
+
+def report(args: argparse.Namespace, chip: Chip, compiled, mesh: Mesh, model: int) -> None:
+  """Prints what a compiled step takes, and the line of JSON."""
+  edits, chips = mesh.shape[sharding.EDIT], mesh.shape[sharding.CHIPS]
+  held, costs = compiled.memory_analysis(), compiled.cost_analysis()
+  arguments_gb, temporaries_gb = held.argument_size_in_bytes / 1e9, held.temp_size_in_bytes / 1e9
+  total = arguments_gb + temporaries_gb + held.generated_code_size_in_bytes / 1e9
+  kind = args.topology.split(":")[0]
+  print(
+    f"memory per chip: {arguments_gb:.2f} GB weights and state, {temporaries_gb:.2f} GB "
+    f"temporaries, {total:.2f} GB in all, of {chip.hbm}; wanted <= {LIMITS[kind]}"
+  )
+  sent = sent_bytes(compiled.as_text(), chips)
+  compute = costs["flops"] / (chip.flops * 1e12 * COMPUTE)
+  memory = costs["bytes accessed"] / (chip.bandwidth * 1e9 * MEMORY)
+  links = sum(sent.values()) / (chip.ici * 1e9 * LINKS)
+  ratio = costs["flops"] * chips / model
+  print(
+    f"compute: {costs['flops'] / 1e12:.3f} TFLOP a chip, {compute * 1e3:.1f} ms at {COMPUTE:.0%} "
+    f"of {chip.flops} TFLOP/s; in all {ratio:.2f} x the model's {model / 1e12:.2f} TFLOP"
+  )
+  print(
+    f"memory: {costs['bytes accessed'] / 1e9:.1f} GB, {memory * 1e3:.1f} ms at {MEMORY:.0%} of "
+    f"{chip.bandwidth} GB/s"
+  )
+  told = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in sent.items())
+  print(f"links: {told or 'nothing'}, {links * 1e3:.1f} ms at {LINKS:.0%} of {chip.ici} GB/s")
+  seconds = max(compute, memory) + links  # nothing of the sending is assumed to be hidden
+  print(f"an iteration: {seconds * 1e3:.0f} ms, the larger of compute and memory, and the links")
+  print(
+    json.dumps(
+      {
+        "topology": args.topology,
+        "mesh": args.mesh,
+        "memory": args.memory,
+        "hbm_gb_per_chip": round(total, 2),
+        "hbm_gb_limit": chip.hbm,
+        "flops_per_chip": costs["flops"],
+        "model_flops": model,
+        "seconds_per_iteration": round(seconds, 4),
+        "share_of_peak": round(model / (seconds * chips * chip.flops * 1e12), 3),
+        "minutes": round(seconds * ITERATIONS / 60, 2),
+        "edits": edits,
+      }
+    )
+  )
+
+
+if __name__ == "__main__":
+  main()
