@@ -93,6 +93,14 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """How the devices are used: edit x fsdp of them; -1 takes as many as there are."""
+
+  edit: int = 1  # edits at once, each on its own chips (python -m imx2mx_jax.batch)
+  fsdp: int = -1  # chips that share one edit's weights and its work
+
+
+@dataclasses.dataclass(frozen=True)
 class OutputConfig:
   """What is made of the last prediction."""
 
@@ -115,6 +123,7 @@ class RunConfig:
   method: str = "distill"  # or "teacher_only", "teacher_cross_view", "student_only", "sdedit"
   compat: str = ""  # "authors": do as the authors' program does where ours does better
   dtype: str = ""  # of the arithmetic; "": float32 on CPUs, bfloat16 on GPUs and TPUs
+  memory: str = "default"  # or "small", "smallest": less of it, for more arithmetic
   log_every: int = 50  # iterations in one call to the device; metrics come home after each call
   save_every: int = 500  # iterations between saved states, from which a stopped run goes on
   image_every: int = 500  # iterations between pictures in TensorBoard; 0: none
@@ -123,6 +132,7 @@ class RunConfig:
   student: StudentConfig = StudentConfig()
   distill: DistillConfig = DistillConfig()
   optim: OptimConfig = OptimConfig()
+  mesh: MeshConfig = MeshConfig()
   output: OutputConfig = OutputConfig()
 
   @property
@@ -182,6 +192,7 @@ def given(wanted: str) -> Check:
 
 FOLDER = given("a folder that python -m convert_weights has written")
 COUNT = Check(lambda x: x >= 1, "1 or more")
+SOME_OR_ALL = Check(lambda x: x >= 1 or x == -1, "1 or more, or -1 for all")
 NOT_NEGATIVE = Check(lambda x: 0 <= x < math.inf, "0 or more")
 POSITIVE = Check(lambda x: 0 < x < math.inf, "more than 0")
 MOMENT = Check(lambda x: 0 <= x < 1, "at least 0 and below 1")
@@ -192,6 +203,9 @@ _CHECKS = {
   "method": choice("distill", "teacher_only", "teacher_cross_view", "student_only", "sdedit"),
   "compat": choice("", "authors"),
   "dtype": choice("", "float32", "bfloat16"),
+  "memory": choice("default", "small", "smallest"),
+  "mesh.edit": SOME_OR_ALL,
+  "mesh.fsdp": SOME_OR_ALL,
   "log_every": COUNT,
   "save_every": COUNT,
   "image_every": NOT_NEGATIVE,
@@ -278,6 +292,7 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
     "student": StudentConfig(**config.student),
     "distill": distill,
     "optim": OptimConfig(**config.optim),
+    "mesh": MeshConfig(**config.mesh),
     "output": OutputConfig(**config.output),
   }
   return RunConfig(**{**config, **settled})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from imx2mx_jax import (
   cameras,
@@ -18,6 +19,7 @@ from imx2mx_jax import (
   masks,
   optim,
   pictures,
+  sharding,
   students,
   teachers,
   weights,
@@ -219,15 +221,20 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   # From here on the encoders are not needed; the caller lets go of them too.
   original = models.student.params if run.distill.finish == "original" else None
   mask = None if scene.masks is None else masks.on_grid(scene.masks, method.grid)
-  loop = _Loop(run, method, plan, teacher, cond, models.student_vae, original, mask)
+  mesh = make_mesh(run)
+  state, teacher, cond, original = (
+    sharding.put(mesh, tree) for tree in (state, teacher, cond, original)
+  )
+  loop = _Loop(run, method, plan, mesh, teacher, cond, models.student_vae, original, mask)
   teacher_vae = models.vae
   del models
   yield Prepared(**began, total=_total(plan), resumed_at=int(state.step))
 
   state = yield from _distill(loop, state)
-  zeta0 = _last_prediction(loop, state)
+  zeta0 = np.asarray(_last_prediction(loop, state))
   if run.output.decoder == "teacher":
-    images = _decode(teacher_vae, distill.align(method, state.params["mapping"], zeta0))
+    mapping = jax.device_get(state.params["mapping"])
+    images = _decode(teacher_vae, distill.align(method, mapping, zeta0))
   else:
     images = _decode(loop.vae, zeta0[1:])
   images = _outside_kept(run, scene, images)
@@ -245,6 +252,7 @@ class _Loop:
   run: RunConfig
   method: distill.Method
   plan: Plan
+  mesh: Mesh
   teacher: teachers.Teacher
   cond: students.SevaConditioning
   vae: Network
@@ -262,9 +270,10 @@ def _distill(
   if step < total:
     began = time.monotonic()
     # JAX keeps what it has compiled: another edit of the same shapes gets the same program.
-    steps = distill.distill_steps.lower(
-      method, state, loop.teacher, cond, key, jnp.int32(0), loop.mask, most=run.log_every
-    ).compile()
+    with sharding.on(loop.mesh):
+      steps = distill.distill_steps.lower(
+        method, state, loop.teacher, cond, key, jnp.int32(0), loop.mask, most=run.log_every
+      ).compile()
     yield Compiled(time.monotonic() - began)
 
   end = skipped = 0
@@ -280,12 +289,13 @@ def _distill(
       skipped = _skipped_at_the_end(skipped, metrics["grad_norm"])
       yield Progress(step, state, metrics, time.monotonic() - began, total, skipped)
       if run.image_every and step // run.image_every > (step - count) // run.image_every:
-        yield Snapshot(step, tau, _decode(loop.vae, state.prediction[1:]))
+        yield Snapshot(step, tau, _decode(loop.vae, np.asarray(state.prediction)[1:]))
     if here + 1 < len(plan):
       tau_next = jnp.int32(plan[here + 1][0])
       noise = _accidental_noise(run, method, state, tau) if _authors(run) else 0.0
       sampler = None if iterations else loop.original
-      state = distill.student_step(method, state, cond, tau_next, noise, sampler)
+      with sharding.on(loop.mesh):
+        state = distill.student_step(method, state, cond, tau_next, noise, sampler)
   return state
 
 
@@ -298,7 +308,12 @@ def _skipped_at_the_end(before: int, norms: Float[np.ndarray, " count"]) -> int:
 def abstract_state(run: RunConfig, scene: Scene, models: Models) -> distill.DistillState:
   """Shapes and dtypes of the run's state, to restore a saved one into."""
   method = _method(run, models)
-  return jax.eval_shape(lambda: _initial_state(run, method, models, len(scene.names) + 1))
+  state = jax.eval_shape(lambda: _initial_state(run, method, models, len(scene.names) + 1))
+  mesh = make_mesh(run)
+  if mesh.size == 1:
+    return state
+  place = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+  return jax.tree.map(place, state, sharding.of_tree(mesh, state))
 
 
 def preview(
@@ -325,6 +340,14 @@ def preview(
 
 
 # --- what the loop stands on -----------------------------------------------------------------
+
+
+def make_mesh(run: RunConfig) -> Mesh:
+  """The devices that share one edit. Raises ConfigError where there are not so many."""
+  try:
+    return sharding.make_mesh(1, run.mesh.fsdp)
+  except ValueError as error:
+    raise ConfigError(f"--config.mesh.fsdp={run.mesh.fsdp}: it wants {error}") from error
 
 
 def _authors(run: RunConfig) -> bool:
@@ -364,11 +387,13 @@ def _method(run: RunConfig, models: Models) -> distill.Method:
   else:
     rate = optim.LearningRate.over(_total(_plan(run)), **ramp)
   moments = {"b1": o.b1, "b2": o.b2, "eps": o.eps, "weight_decay": o.weight_decay}
-  optimizer = optim.optimizer(rate, clip_norm=o.clip, **moments, authors=_authors(run))
+  optimizer = optim.optimizer(
+    rate, clip_norm=o.clip, **moments, authors=_authors(run), memory=run.memory
+  )
   if run.method != "distill":
     optimizer = _NO_MOMENTS
   return distill.Method(
-    students.Seva(models.student.graphdef),
+    students.Seva(models.student.graphdef, remat=run.memory != "default"),
     rate,
     optimizer,
     _grid(models.vae, run.teacher.size),
@@ -510,7 +535,8 @@ def _last_prediction(loop: _Loop, state: distill.DistillState) -> Float[Array, "
     return state.prediction  # the one from before the last update
   personalised = trained_last or loop.original is None
   sampler = state.params["student"] if personalised else loop.original
-  return _predict(loop.method.student, sampler, loop.cond, state.latents, state.tau)
+  with sharding.on(loop.mesh):
+    return _predict(loop.method.student, sampler, loop.cond, state.latents, state.tau)
 
 
 @functools.partial(jax.jit, static_argnames="student")

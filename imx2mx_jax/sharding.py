@@ -8,6 +8,7 @@ divided as the weights are, and with them their gradients and moments. All this 
 memory; without a mesh, or on one chip, nothing here does anything.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -51,6 +52,16 @@ def make_mesh(edits: int, chips: int, devices: Sequence[Any] | None = None) -> M
     raise ValueError(f"{edits} x {chips} chips, of which there are {len(devices)}")
   grid = np.array(devices[: edits * chips]).reshape(edits, chips)
   return Mesh(grid, (EDIT, CHIPS), axis_types=(AxisType.Auto,) * 2)
+
+
+def on(mesh: Mesh) -> contextlib.AbstractContextManager:
+  """The context in which functions are traced, compiled and called for a mesh."""
+  return contextlib.nullcontext() if mesh.size == 1 else jax.set_mesh(mesh)
+
+
+def put(mesh: Mesh, tree: Any) -> Any:
+  """A pytree, laid out on a mesh by `of_tree`; on one device as it is."""
+  return tree if mesh.size == 1 else jax.device_put(tree, of_tree(mesh, tree))
 
 
 def chips() -> int:
