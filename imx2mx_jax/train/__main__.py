@@ -2,9 +2,9 @@
 
     python -m imx2mx_jax.train --config=configs/train/student.py --config.FIELD=VALUE ...
 
-The other configs there are vae.py, clip.py and teacher.py. The last line printed is the folder's
-path. Ctrl-C leaves a folder from which the same command goes on. Exit codes: 0 done; 1 a mistake in
-what was given, or no room to write; 130 and 143 stopped.
+The other configs there are vae.py, clip.py, teacher.py and controlnet.py. The last line printed is
+the folder's path. Ctrl-C leaves a folder from which the same command goes on. Exit codes: 0 done;
+1 a mistake in what was given, or no room to write; 130 and 143 stopped.
 """
 
 import sys

@@ -22,6 +22,7 @@ _WRITTEN = {
   "vae": ("student_vae",),
   "clip": ("metric_clip", "image_encoder"),
   "teacher": ("teacher",),
+  "controlnet": ("controlnet",),
   "student": ("student",),
 }
 _DENOISERS = (UNetShape, SevaShape)
@@ -102,7 +103,8 @@ def write_models(
     own = {name: _halved(run, shapes[name], params) for name, params in own.items()}
   if run.model == "clip":
     shapes["vision"], own["vision"] = shapes["clip"].vision, within(own["clip"], "vision")
-  for kind in _WRITTEN[run.model]:
+  learned_too = run.model == "controlnet" and any(within(parts.params, "unet"))
+  for kind in (*_WRITTEN[run.model], *["teacher"] * learned_too):
     names = weights.KINDS[kind]
     text = "clip" in names or "text_encoder" in names
     write(

@@ -2,6 +2,7 @@
 
 - student: a folder with any number of scenes (folders with a transforms.json) below it, or one;
 - teacher: a metadata.jsonl of {"source": FILE, "instruction": TEXT, "edited": FILE} a line;
+- controlnet: a metadata.jsonl of {"image": FILE, "control": FILE, "caption": TEXT} a line;
 - vae, clip: a metadata.jsonl of {"image": FILE, "caption": TEXT} a line, or, for the vae, a folder
   of pictures.
 
@@ -32,6 +33,7 @@ _FIELDS = {
   "vae": ("image",),
   "clip": ("image", "caption"),
   "teacher": ("source", "instruction", "edited"),
+  "controlnet": ("image", "control", "caption"),
 }
 _TEXTS = {"caption", "instruction"}
 _THREADS = 16
@@ -63,7 +65,8 @@ class Folder:
   def batch(self, table: Any, rows: Row, key: Key[Array, ""]) -> losses.Batch:
     """The rows, their pictures in [-1, 1]."""
     del table, key
-    return {k: x / 127.5 - 1 if x.dtype == np.uint8 else x for k, x in rows.items()}
+    batch = {k: x / 127.5 - 1 if x.dtype == np.uint8 else x for k, x in rows.items()}
+    return batch | {"control": (batch["control"] + 1) / 2} if "control" in batch else batch
 
   def sample(self, table: Any, count: int) -> losses.Batch:
     """The first items."""
@@ -124,7 +127,8 @@ def _records(run: TrainConfig, path: pathlib.Path, tokenizer: pathlib.Path | Non
   """Rows of a metadata.jsonl, or the pictures of a folder."""
   records = _listed(path, _FIELDS[run.model])
   words = tokens.load(tokenizer) if tokenizer else None
-  constant = {"no_text": tokens.encode(words, [""])[0]} if run.model == "teacher" else {}
+  guided = run.model in ("teacher", "controlnet")
+  constant = {"no_text": tokens.encode(words, [""])[0]} if guided else {}
 
   def read(number: int, rng: np.random.Generator) -> Row:
     del rng

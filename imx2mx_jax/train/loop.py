@@ -31,6 +31,7 @@ LOSSES = {
   "vae": losses.autoencoder,
   "clip": losses.contrastive,
   "teacher": losses.instruct_pix2pix,
+  "controlnet": losses.controlnet,
   "student": losses.multi_view,
 }
 """{model: its loss}."""

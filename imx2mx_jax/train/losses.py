@@ -1,4 +1,4 @@
-"""The four losses: pure functions of the networks, a batch and a key.
+"""The losses: pure functions of the networks, a batch and a key.
 
 Each gives the loss, a mean over rows, and a dict of figures to log. A row is a picture, a pair of
 pictures or a set of views. Errors are means over the elements of a row.
@@ -19,6 +19,7 @@ from imx2mx_jax.train import views
 from imx2mx_jax.train.settings import (
   AutoencoderLoss,
   ContrastiveLoss,
+  ControlNetLoss,
   InstructPix2PixLoss,
   MultiViewLoss,
 )
@@ -140,6 +141,30 @@ def instruct_pix2pix(
 
   sample = jnp.concatenate([z_t, source], axis=-1)
   eps_hat = unet(sample, t, networks["text_encoder"](ids))
+  error = _row_means(jnp.square(eps_hat - eps))
+  clean = error * jnp.square(sigma / alpha)
+  loss = settings.noise * error + settings.clean * clean
+  return loss.mean(), {"noise_error": error.mean(), "clean_error": clean.mean()}
+
+
+def controlnet(
+  networks: Networks, batch: Batch, key: Key[Array, ""], settings: ControlNetLoss
+) -> Loss:
+  """batch: image [B S S 3], control [B S S 3] in [0, 1], ids, no_text [B L]. arXiv 2302.05543."""
+  vae = networks["vae"].module
+  for_sample, for_t, for_noise, for_drop = jax.random.split(key, 4)
+  mean, logvar = vae.encode(batch["image"])
+  z0 = _posterior(for_sample, mean, logvar) * vae.shape.scaling_factor
+
+  t = timesteps(for_t, len(z0), settings.bound, settings.below)
+  alpha, sigma = SCHEDULE.alpha_sigma(t)
+  eps = jax.random.normal(for_noise, z0.shape)
+  z_t = diffusion.add_noise(z0, eps, alpha, sigma)
+
+  no_text = jax.random.bernoulli(for_drop, settings.no_text, (len(z0), 1))
+  context = networks["text_encoder"](jnp.where(no_text, batch["no_text"], batch["ids"]))
+  residuals = networks["controlnet"](z_t, t, context, batch["control"])
+  eps_hat = networks["unet"](z_t, t, context, residuals=residuals)
   error = _row_means(jnp.square(eps_hat - eps))
   clean = error * jnp.square(sigma / alpha)
   loss = settings.noise * error + settings.clean * clean

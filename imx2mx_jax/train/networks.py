@@ -18,22 +18,31 @@ from imx2mx_jax.micro import readout
 from imx2mx_jax.models.clip_text import ClipText
 from imx2mx_jax.models.clip_vision import ClipVision
 from imx2mx_jax.models.network import Network, abstract, initialise
+from imx2mx_jax.models.unet import UNet, UNetShape
 from imx2mx_jax.shapes import Params
 from imx2mx_jax.train.settings import TrainConfig
 
-TRAINED = {"vae": "vae", "clip": "clip", "teacher": "unet", "student": "seva"}
+TRAINED = {
+  "vae": "vae",
+  "clip": "clip",
+  "teacher": "unet",
+  "controlnet": "controlnet",
+  "student": "seva",
+}
 """{model: the network that its `shape` describes}."""
 
 _FROZEN = {  # {model: {network: the setting that names its folder}}
   "vae": {},
   "clip": {},
   "teacher": {"vae": "vae", "text_encoder": "text_encoder"},
+  "controlnet": {"vae": "vae", "text_encoder": "text_encoder", "unet": "unet"},
   "student": {"vae": "vae", "vision": "image_encoder"},
 }
 _KINDS = {  # {network: the kinds of folder that hold it}
   "vae": ("student_vae", "teacher"),
   "clip": ("metric_clip",),
   "unet": ("teacher",),
+  "controlnet": ("controlnet",),
   "text_encoder": ("metric_clip", "teacher"),
   "vision": ("image_encoder", "metric_clip"),
   "seva": ("student",),
@@ -68,7 +77,11 @@ def load(run: TrainConfig) -> Parts:
   frozen = _FROZEN[run.model]
   networks = {part: _read(_folder(run, part, field), part, dtype) for part, field in frozen.items()}
   tokenizer = _tokenizer(run)
+  if name == "controlnet":
+    networks["unet"] = _without_source(*networks["unet"], dtype)
   networks[name] = _read(run.start, name, dtype) if run.start else _fresh(run, tokenizer, dtype)
+  if name == "controlnet" and not run.start:
+    networks[name] = _beside(networks["unet"][1], *networks[name])
   shapes = {part: shape for part, (shape, _) in networks.items()}
   _check_fit(run, shapes)
 
@@ -141,7 +154,7 @@ def _read(folder: str, name: str, dtype) -> tuple[Any, Network]:
 def _tokenizer(run: TrainConfig) -> pathlib.Path | None:
   if run.model == "clip":
     return pathlib.Path(run.frozen.tokenizer)
-  if run.model == "teacher":
+  if run.model in ("teacher", "controlnet"):
     return pathlib.Path(_folder(run, "text_encoder", "text_encoder")) / weights.TOKENIZER
   return None
 
@@ -165,6 +178,33 @@ def _quiet(params: Params) -> Params:
   return {path: x * 0 if branch.fullmatch(path) else x for path, x in params.items()}
 
 
+def _without_source(shape: UNetShape, unet: Network, dtype) -> tuple[UNetShape, Network]:
+  """An editor's UNet without the channels in which it reads the source: it sees noise only."""
+  if shape.in_channels == shape.out_channels:
+    return shape, unet
+  shape = dataclasses.replace(shape, in_channels=shape.out_channels)
+  kernel = unet.params["conv_in/kernel"][:, :, : shape.in_channels]
+  graphdef = abstract(UNet, shape, dtype=dtype).graphdef
+  return shape, Network(graphdef, unet.params | {"conv_in/kernel": kernel})
+
+
+def _beside(unet: Network, shape: Any, controlnet: Network) -> tuple[Any, Network]:
+  """A ControlNet that begins as the UNet's way down and that adds nothing yet.
+
+  Raises ConfigError where their shapes differ.
+  """
+  silent = re.compile(r"(down_residuals/\d+|mid_residual|hint/conv_out)/.*")
+  params = {}
+  for path, x in controlnet.params.items():
+    params[path] = x * 0 if silent.fullmatch(path) else unet.params.get(path, x)
+    if params[path].shape != x.shape:
+      raise ConfigError(
+        f"--config.shape: {path} is {list(x.shape)} and {list(params[path].shape)} in the UNet of "
+        "--config.frozen.unet; give both the same channels, layers, heads and context_width"
+      )
+  return shape, Network(controlnet.graphdef, params)
+
+
 def _read_out(run: TrainConfig, shape: Any, params: Params) -> tuple[Params, dict[str, Any]]:
   """With the hand-made read-out, and where it must not learn."""
   name = TRAINED[run.model]
@@ -184,6 +224,7 @@ def _check_fit(run: TrainConfig, shapes: Mapping[str, Any]) -> None:
   """Whether the networks fit together, and whether the pictures' size divides."""
   pairs = {
     "teacher": ("unet", "text_encoder", "width"),
+    "controlnet": ("unet", "text_encoder", "width"),
     "student": ("seva", "vision", "embed_width"),
   }
   if run.model in pairs:

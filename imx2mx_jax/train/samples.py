@@ -24,7 +24,7 @@ class Sampler:
   """Samples of one training, compiled on first use."""
 
   def __init__(self, run: TrainConfig, graphdefs: Mapping[str, nnx.GraphDef], source: data.Source):
-    make = {"vae": _autoencoder, "clip": _clip, "teacher": _teacher, "student": _student}[run.model]
+    make = _MAKERS[run.model]
 
     def sampled(params: Params, table: Any):
       nets = networks.assemble(graphdefs, params)
@@ -103,6 +103,28 @@ def _teacher(run: TrainConfig, nets: losses.Networks, rows: Any):
   return figures, jnp.stack([x[:_SHOWN] for x in (batch["source"], batch["edited"], edited)])
 
 
+def _controlnet(run: TrainConfig, nets: losses.Networks, rows: Any):
+  """Rows: condition, picture that has it, sampled picture."""
+  batch = rows(24)
+  vae, images = nets["vae"].module, batch["image"]
+  hw = images.shape[1] // 2 ** (len(vae.shape.channels) - 1)
+  text, null = (nets["text_encoder"](batch[name]) for name in ("ids", "no_text"))
+  teacher = teachers.StableDiffusion(
+    nets["unet"],
+    text,
+    null,
+    jnp.float32(_TEXT_GUIDANCE),
+    nets["controlnet"],
+    batch["control"][:, None],
+  )
+  axes = teachers.StableDiffusion(None, 0, 0, None, None, 0)
+  noise = jax.random.normal(jax.random.key(run.seed), (len(images), _STEPS + 1, 1, hw, hw, 4))
+  sampled = jax.vmap(teachers.edit_views, (axes, 0, 0))(teacher, noise[:, 0], noise[:, 1:])
+  made = jnp.clip(vae.decode(sampled[:, -1, 0] / vae.shape.scaling_factor), -1, 1)
+  shown = (batch["control"] * 2 - 1, images, made)
+  return {"psnr": psnr(made, images).mean()}, jnp.stack([x[:_SHOWN] for x in shown])
+
+
 def _student(run: TrainConfig, nets: losses.Networks, rows: Any):
   """Pairs of rows: true views above, the first of them given; sampled below."""
   batch, schedule = rows(16), losses.STUDENT_SCHEDULE
@@ -136,3 +158,12 @@ def _student(run: TrainConfig, nets: losses.Networks, rows: Any):
     "psnr_copied": psnr(images[:, :1], images[:, 1:]).mean(),
   }
   return figures, jnp.stack([images[:6], decoded[:6]], axis=1).reshape(-1, *images.shape[1:])
+
+
+_MAKERS = {
+  "vae": _autoencoder,
+  "clip": _clip,
+  "teacher": _teacher,
+  "controlnet": _controlnet,
+  "student": _student,
+}

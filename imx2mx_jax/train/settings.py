@@ -1,7 +1,8 @@
 """The settings of a training: their defaults for each model, and the checked form.
 
-A config file's `get_config()` starts from `default("vae")` (or "clip", "teacher", "student") and
-changes fields, as in imx2mx_jax.config; the groups `loss` and `shape` depend on the model.
+A config file's `get_config()` starts from `default("vae")` (or "clip", "teacher", "controlnet",
+"student") and changes fields, as in imx2mx_jax.config; the groups `loss` and `shape` depend on the
+model.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from imx2mx_jax.errors import ConfigError
 from imx2mx_jax.models.clip import ClipShape
 from imx2mx_jax.models.clip_text import ClipTextShape
 from imx2mx_jax.models.clip_vision import ClipVisionShape
+from imx2mx_jax.models.controlnet import ControlNetShape
 from imx2mx_jax.models.seva import SevaShape
 from imx2mx_jax.models.unet import UNetShape
 from imx2mx_jax.models.vae import VaeShape
@@ -33,6 +35,7 @@ class DataConfig:
   wide: bool = False  # micro instructions in more words, and patterns asked for
   rendered: int = 0  # pixels at which worlds are rendered, then resized to `size`; 0: `size`
   samples: int = 2  # rays along each side of a pixel
+  condition: str = "depth"  # of the micro world, what a ControlNet follows; or "canny"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,7 @@ class FrozenConfig:
   vae: str = ""  # of a student_vae or a teacher
   image_encoder: str = ""  # of an image_encoder or a metric_clip (student)
   text_encoder: str = ""  # of a metric_clip or a teacher, whose tokenizer is used too (teacher)
+  unet: str = ""  # of a teacher (controlnet); an editor's is used without its source's channels
   tokenizer: str = ""  # the tokenizer's own folder (clip)
 
 
@@ -91,6 +95,17 @@ class InstructPix2PixLoss:
 
 
 @dataclasses.dataclass(frozen=True)
+class ControlNetLoss:
+  """noise |eps error|^2 + clean |z0 error|^2 of a picture from its caption and its condition."""
+
+  noise: float = 0.5  # weight of the noise's squared error
+  clean: float = 1.0  # weight of the clean estimate's squared error; the paper's loss has 0
+  bound: int = 840  # timesteps are uniform below it and uniform from it on
+  below: float = 0.25  # share of the rows below the bound; the paper's are bound / 1000
+  no_text: float = 0.2  # share of the rows without caption
+
+
+@dataclasses.dataclass(frozen=True)
 class MultiViewLoss:
   """noise |eps error|^2 + clean |zeta0 error|^2 over the frames to be generated."""
 
@@ -109,7 +124,7 @@ class TrainConfig:
 
   loss: Any
   shape: Any
-  model: str = ""  # vae, clip, teacher or student
+  model: str = ""  # vae, clip, teacher, controlnet or student
   run_dir: str = ""  # folder that the training writes; "": runs/train-MODEL
   start: str = ""  # converted folder to start from; "": from scratch, with `shape`
   learns: str = ""  # regular expression of the parameters that learn, as vae/decoder/.*
@@ -156,6 +171,18 @@ MODELS = {
       up_attention=(True, False),
     ),
     "unet/.*",
+  ),
+  "controlnet": Model(
+    ControlNetLoss(),
+    ControlNetShape(
+      channels=(96, 96),
+      layers=1,
+      down_attention=(False, True),
+      heads=(4, 4),
+      context_width=128,
+      hint_channels=(16, 32, 64),
+    ),
+    "controlnet/.*",
   ),
   "student": Model(
     MultiViewLoss(),
@@ -208,6 +235,7 @@ _CHECKS = {
   "data.patterned": base.between(0, 1),
   "data.rendered": NOT_NEGATIVE,
   "data.samples": COUNT,
+  "data.condition": base.choice("depth", "canny"),
   "optim.lr": POSITIVE,
   "optim.final_lr": NOT_NEGATIVE,
   "optim.warmup": NOT_NEGATIVE,
@@ -236,6 +264,16 @@ _MODEL_CHECKS = {
     "loss.nothing": _SHARE,
     "frozen.vae": base.FOLDER,
     "frozen.text_encoder": base.FOLDER,
+  },
+  "controlnet": {
+    "loss.noise": NOT_NEGATIVE,
+    "loss.clean": NOT_NEGATIVE,
+    "loss.bound": base.between(1, 999),
+    "loss.below": _SHARE,
+    "loss.no_text": _SHARE,
+    "frozen.vae": base.FOLDER,
+    "frozen.text_encoder": base.FOLDER,
+    "frozen.unet": base.FOLDER,
   },
   "student": {
     "loss.noise": NOT_NEGATIVE,

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from imx2mx_jax import conditions
 from imx2mx_jax import tokenizer as tokens
 from imx2mx_jax.micro import render, world
 from imx2mx_jax.shapes import Array, Float, Int, Key, np
@@ -39,8 +40,10 @@ class MicroWorld:
       "c2w": np.stack([row.c2w for row in worlds]).astype(np.float32),
     }
     words = tokens.load(tokenizer) if tokenizer else None
-    if run.model == "clip":
+    if run.model in ("clip", "controlnet"):
       self.table["ids"] = _encode(words, [row.caption for row in worlds])
+    if run.model == "controlnet":
+      self.table["no_text"] = _encode(words, [""])
     if run.model == "teacher":
       pairs = [(i, edit) for i, row in enumerate(worlds) for edit in row.edits]
       self._held_out_pairs = sum(i < HELD_OUT for i, _ in pairs)
@@ -90,14 +93,17 @@ class MicroWorld:
     else:
       views = jax.random.randint(key, (len(chosen), 1), 0, table["c2w"].shape[1])
     c2w = table["c2w"][of[:, None], views]
-    images = self._render(scenes, c2w)
+    images, depth = self._render(scenes, c2w)
     if run.model == "student":
       K = jnp.broadcast_to(jnp.asarray(world.K, jnp.float32), (*c2w.shape[:2], 3, 3))
       return {"images": images, "c2w": c2w, "K": K}
     if run.model == "teacher":
       edited = jax.tree.map(lambda x: x[chosen], table["edited"])
       texts = {"ids": table["ids"][chosen], "no_text": table["no_text"].repeat(len(chosen), axis=0)}
-      return {"source": images[:, 0], "edited": self._render(edited, c2w)[:, 0], **texts}
+      return {"source": images[:, 0], "edited": self._render(edited, c2w)[0][:, 0], **texts}
+    if run.model == "controlnet":
+      texts = {"ids": table["ids"][chosen], "no_text": table["no_text"].repeat(len(chosen), axis=0)}
+      return {"image": images[:, 0], "control": self._control(images[:, 0], depth[:, 0]), **texts}
     texts = {"ids": table["ids"][chosen]} if run.model == "clip" else {}
     return {"image": images[:, 0], **texts}
 
@@ -115,14 +121,26 @@ class MicroWorld:
 
     return jax.vmap(one)(jax.random.split(key, count))
 
-  def _render(self, scenes: Any, c2w: Float[Array, "B V 4 4"]) -> Float[Array, "B V S S 3"]:
+  def _control(
+    self, images: Float[Array, "B S S 3"], depth: Float[Array, "B R R"]
+  ) -> Float[Array, "B S S 3"]:
+    size = images.shape[1:3]
+    if self._run.data.condition == "depth":
+      return jax.vmap(lambda depth: conditions.from_depth(depth, size))(depth)
+    outside = jax.ShapeDtypeStruct(images.shape, jnp.float32)
+    return jax.pure_callback(conditions.canny, outside, images, vmap_method="sequential")
+
+  def _render(
+    self, scenes: Any, c2w: Float[Array, "B V 4 4"]
+  ) -> tuple[Float[Array, "B V S S 3"], Float[Array, "B V R R"]]:
+    """Pictures, and depth at the size they were rendered at."""
     data = self._run.data
     size = data.rendered or data.size
-    images, _, _ = jax.vmap(
+    images, depth, _ = jax.vmap(
       lambda scene, c2w: render.render(scene, c2w, world.K, size, data.samples)
     )(scenes, c2w)
     resized = losses.resize_images(images.reshape(-1, *images.shape[2:]), data.size)
-    return resized.reshape(*images.shape[:2], *resized.shape[1:])
+    return resized.reshape(*images.shape[:2], *resized.shape[1:]), depth
 
 
 def _encode(words: Any, texts: list[str]) -> Int[np.ndarray, "B L"]:

@@ -36,6 +36,12 @@ _MODELS = {
     **{f"shape.vision.{k}": v for k, v in _VISION.items()},
   },
   "teacher": {"data.size": 16, "data.rendered": 0, **{f"shape.{k}": v for k, v in _UNET.items()}},
+  "controlnet": {
+    "data.size": 16,
+    "data.rendered": 0,
+    "shape.hint_channels": (4, 4),
+    **{f"shape.{k}": v for k, v in _UNET.items()},
+  },
   "student": {"data.size": 16, "data.frames": 3, **{f"shape.{k}": v for k, v in _SEVA.items()}},
 }
 
@@ -97,7 +103,11 @@ def pictures(folder: pathlib.Path) -> pathlib.Path:
     Image.fromarray(pixels).save(folder / name)
     text = f"make it {('day', 'night', 'sunset', 'night')[number]}"
     texts = {"caption": text, "instruction": text}
-    lines.append(json.dumps({"image": name, "source": name, "edited": "0.png", **texts}))
+    lines.append(
+      json.dumps(
+        {field: name for field in ("image", "control", "source")} | {"edited": "0.png"} | texts
+      )
+    )
   (folder / "metadata.jsonl").write_text("\n".join(lines))
   return folder
 

@@ -17,6 +17,7 @@ from imx2mx_jax.train import losses, views
 from imx2mx_jax.train.settings import (
   AutoencoderLoss,
   ContrastiveLoss,
+  ControlNetLoss,
   InstructPix2PixLoss,
   MultiViewLoss,
 )
@@ -164,6 +165,36 @@ def test_the_teacher_misses_the_condition_that_is_dropped(dropped, seen):
   shares = {"no_text": 0.0, "no_image": 0.0, "nothing": 0.0} | dropped
   _, figures = edit_loss(SeesConditions(), **shares)
   assert np.sqrt(figures["noise_error"]) / 1000 == pytest.approx(seen, abs=0.01)
+
+
+class AddsResiduals(nnx.Module):
+  """A UNet that knows the noise; off by what a ControlNet adds and by the text's first id."""
+
+  def __init__(self, z0):
+    self.z0 = z0
+
+  def __call__(self, sample, t, context, *, residuals):
+    alpha, sigma = (diffusion.rows(x, sample) for x in diffusion.TeacherSchedule().alpha_sigma(t))
+    return (sample - alpha * self.z0) / sigma + residuals + context[:, :1, :1, None]
+
+
+class SeesControl(nnx.Module):
+  """A ControlNet that adds the mean of its picture."""
+
+  def __call__(self, sample, t, context, image):
+    return image.mean(axis=(1, 2, 3))[:, None, None, None]
+
+
+@pytest.mark.parametrize(("no_text", "text"), [(0.0, 1), (1.0, 0)])
+def test_a_controlnet_is_judged_by_the_noise_with_what_it_adds(no_text, text):
+  batch = pairs() | {"image": pairs()["edited"], "control": np.full((6, 8, 8, 3), 0.25, np.float32)}
+  nets = {"vae": Halving(), "unet": AddsResiduals(0.25), "controlnet": SeesControl()}
+  nets = {name: network(net) for name, net in nets.items()} | {"text_encoder": network(Ids())}
+  settings = ControlNetLoss(noise=2.0, clean=0.0, no_text=no_text)
+  loss, figures = losses.controlnet(nets, batch, KEY, settings)
+  wanted = (0.25 + text) ** 2
+  assert float(figures["noise_error"]) == pytest.approx(wanted, rel=0.02)
+  assert float(loss) == pytest.approx(2 * wanted, rel=0.02)
 
 
 class KnowsTheViews(nnx.Module):

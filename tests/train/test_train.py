@@ -1,4 +1,4 @@
-"""The four trainings through the command line, on folders: written, resumed, on two devices."""
+"""The trainings through the command line, on folders: written, resumed, on two devices."""
 
 import os
 import signal
@@ -15,6 +15,7 @@ KINDS = {
   "vae": ["student_vae"],
   "clip": ["metric_clip", "image_encoder"],
   "teacher": ["teacher"],
+  "controlnet": ["controlnet"],
   "student": ["student"],
 }
 
@@ -46,6 +47,12 @@ def settings(model, folders):
     "vae": {},
     "clip": {"frozen__tokenizer": support.TOKENIZER},
     "teacher": {"frozen__vae": vae, "frozen__text_encoder": clip / "metric_clip"},
+    "controlnet": {
+      "frozen__vae": vae,
+      "frozen__text_encoder": clip / "metric_clip",
+      "frozen__unet": folders["teacher"] / "teacher",
+      "learns": "controlnet/.*",
+    },
     "student": {"frozen__vae": vae, "frozen__image_encoder": clip / "image_encoder"},
   }
   return data | frozen[model]

@@ -1,0 +1,73 @@
+"""What a ControlNet follows: a picture for each view that says where things are, not how they look.
+
+Conditions are in [0, 1] with three equal channels, as the released ControlNets were trained.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import jax
+import jax.numpy as jnp
+from etils import epath
+from PIL import Image
+
+from imx2mx_jax import cameras, pictures
+from imx2mx_jax.errors import SceneError
+from imx2mx_jax.scene import Scene, load_depth
+from imx2mx_jax.shapes import Array, Float, np
+
+_THRESHOLDS = 100, 200  # of Canny's gradients
+
+
+def of_views(
+  scene: Scene,
+  views: Sequence[int],
+  images: Float[np.ndarray | Array, "V S S 3"],
+  condition: str,
+) -> Float[np.ndarray, "V S S 3"]:
+  """The conditions of some of a scene's views, at the pictures' size.
+
+  images: those views in [-1, 1]. condition: "canny", their edges; "depth", of the scene's depth
+  files; else a folder with a PNG under each view's name. Raises: SceneError.
+  """
+  size = images.shape[1]
+  if condition == "canny":
+    return canny(images)
+  if condition != "depth":
+    folder = epath.Path(condition).expanduser()
+    return np.stack([_read(folder, scene.names[view], size) for view in views])
+  depth = load_depth(scene, size)
+  if depth is None:
+    raise SceneError(
+      f"{scene.path}: not every frame has a depth_file_path; give a folder of depth pictures, near "
+      "being bright, with --config.teacher.condition=FOLDER, or set it to canny"
+    )
+  spread = jax.vmap(lambda depth: from_depth(depth, depth.shape))
+  return np.asarray(spread(depth[list(views)]))
+
+
+def canny(images: Float[np.ndarray | Array, "N S S 3"]) -> Float[np.ndarray, "N S S 3"]:
+  """White edges on black. images: in [-1, 1]."""
+  edges = [cv2.Canny(image, *_THRESHOLDS) for image in pictures.to_uint8(images)]
+  return np.repeat(np.stack(edges)[..., None], 3, axis=3) / np.float32(255)
+
+
+def from_depth(depth: Float[Array, "H W"], hw: tuple[int, int]) -> Float[Array, "h w 3"]:
+  """Inverse depth, spread over [0, 1]: the nearest is white. depth: 0 is unknown, taken as far."""
+  disparity = jnp.where(depth > 0, 1 / jnp.maximum(depth, 1e-6), 0)
+  low, high = disparity.min(), disparity.max()
+  spread = (disparity - low) / jnp.maximum(high - low, 1e-12)
+  resized = jax.image.resize(jnp.round(spread * 255) / 255, hw, "linear")
+  return jnp.repeat(resized[..., None], 3, axis=2)
+
+
+def _read(folder: epath.Path, name: str, size: int) -> Float[np.ndarray, "S S 3"]:
+  file = folder / f"{epath.Path(name).stem}.png"
+  try:
+    with file.open("rb") as stream, Image.open(stream) as picture:
+      pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
+  except (OSError, SyntaxError, ValueError) as error:
+    raise SceneError(
+      f"{file}: there is no condition that can be read ({error}); put a PNG there for each view"
+    ) from None
+  return np.clip(cameras.resize_and_crop(pixels, size)[0], 0, 1)
