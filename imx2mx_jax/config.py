@@ -37,9 +37,12 @@ class SceneConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:
-  """The editor of single pictures, InstructPix2Pix."""
+  """The editor of single pictures."""
 
+  kind: str = "instruct_pix2pix"  # or "controlnet", or a Python file: docs/new_teacher.md
   weights: str = "weights/teacher"  # converted folder (python -m convert_weights)
+  controlnet: str = "weights/controlnet"  # converted folder, for that kind
+  condition: str = "depth"  # what a ControlNet follows: the scene's depth, "canny", or PNGs' folder
   size: int = 512  # pixels; it sees squares
   text_guidance: float = 7.5  # s_T; more: a stronger edit. 6 to 9 is useful
   image_guidance: float = 1.5  # s_I; more: closer to the photograph. 1.5 to 1.8 is useful
@@ -210,7 +213,10 @@ _CHECKS = {
   "save_every": COUNT,
   "image_every": NOT_NEGATIVE,
   "scene.path": given("the folder that holds transforms.json and the photographs"),
+  "teacher.kind": given("instruct_pix2pix, controlnet or a Python file: docs/new_teacher.md"),
   "teacher.weights": FOLDER,
+  "teacher.controlnet": FOLDER,
+  "teacher.condition": given("depth, canny or a folder with a PNG under each view's name"),
   "teacher.size": COUNT,
   "teacher.text_guidance": NOT_NEGATIVE,
   "teacher.image_guidance": NOT_NEGATIVE,
@@ -275,6 +281,11 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
     raise ConfigError(
       f"--config.distill.dt={distill.dt}: it must be at most the way from t_max={distill.t_max} to "
       f"t_min={distill.t_min}, or t_min must be t_max"
+    )
+  if config.preview and config.teacher.kind != "instruct_pix2pix":
+    raise ConfigError(
+      f"--config.preview: it compares InstructPix2Pix's two guidance scales and the teacher is "
+      f"{config.teacher.kind}; --config.method=teacher_only shows what that one does"
     )
   instruction = config.instruction.strip()
   scene = SceneConfig(

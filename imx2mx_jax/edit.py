@@ -16,6 +16,7 @@ from imx2mx_jax import (
   cameras,
   diffusion,
   distill,
+  editors,
   masks,
   optim,
   pictures,
@@ -37,13 +38,15 @@ from imx2mx_jax.shapes import Array, Float, Int, Key, Params, UInt8, np
 class Models:
   """The networks of a run, and the tokens of its instruction and of the empty text.
 
-  student, student_vae, image_encoder: None where the teacher works alone.
+  controlnet: None for other teachers. student, student_vae, image_encoder: None where the teacher
+  works alone.
   """
 
   ids: Int[np.ndarray, "2 L"]
   unet: Network
   vae: Network
   text_encoder: Network
+  controlnet: Network | None = None
   student: Network | None = None
   student_vae: Network | None = None
   image_encoder: Network | None = None
@@ -120,6 +123,8 @@ def load_models(run: RunConfig, load: Callable[..., dict[str, Network]] = weight
   check_models(run)
   ids, dtype = instruction_ids(run), jnp.dtype(run.dtype)
   models = Models(ids, **load(run.teacher.weights, "teacher", dtype=dtype))
+  if run.teacher.kind == "controlnet":
+    models = dataclasses.replace(models, **load(run.teacher.controlnet, "controlnet", dtype=dtype))
   if run.teacher_alone:
     return models
   s = run.student
@@ -155,14 +160,10 @@ def instruction_ids(run: RunConfig) -> Int[np.ndarray, "2 L"]:
 
 
 def _check_teacher(run: RunConfig) -> None:
-  """Whether the teacher is an editor of a size that divides, from its description alone."""
+  """Whether the teacher is of its kind and its size divides, from its description alone."""
+  editors.check(run)
   teacher = weights.read_info(run.teacher.weights, "teacher").networks
   unet, text = teacher["unet"].shape, teacher["text_encoder"].shape
-  if unet.in_channels != 2 * unet.out_channels:
-    raise WeightsError(
-      f"{run.teacher.weights}: its UNet reads {unet.in_channels} channels and an InstructPix2Pix "
-      f"reads {2 * unet.out_channels}; convert timbrooks/instruct-pix2pix or one like it"
-    )
   if unet.context_width != text.width:
     raise WeightsError(
       f"{run.teacher.weights}: its UNet reads texts of width {unet.context_width} and its text "
@@ -204,14 +205,15 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   arrays, state = saved or ({}, None)
   teacher = _teacher(run, scene, models)
   if run.teacher_alone:
-    images = _outside_kept(run, scene, _decode(models.vae, _sample_views(teacher, run)))
+    edited = _sample_views(teacher, run, models, len(scene.names))
+    images = _outside_kept(run, scene, _decode(models.vae, edited))
     yield Prepared(images[reference_view(run, scene)], {}, total=0, resumed_at=0)
     yield Finished(images, {})
     return
 
   reference = arrays.get("reference")
   if reference is None:
-    reference = _reference(run, scene, models, teacher)
+    reference = _reference(run, scene, models)
   began = {"reference": pictures.to_uint8(reference), "saved": {"reference": reference}}
   method, plan = _method(run, models), _plan(run)
   cond = _condition(run, scene, models, reference)
@@ -327,14 +329,13 @@ def preview(
 
   Rows have text_scales, columns image_scales.
   """
-  teacher = _of_reference(run, scene, models, _teacher(run, scene, models))
-  edited = [
-    _sample(
-      dataclasses.replace(teacher, text_scale=jnp.float32(t), image_scale=jnp.float32(i)), run
-    )
+  teacher = _of_reference(run, scene, models)
+  scaled = [
+    dataclasses.replace(teacher, text_scale=jnp.float32(t), image_scale=jnp.float32(i))
     for t in text_scales
     for i in image_scales
   ]
+  edited = [_sample(teacher, run, models, 1) for teacher in scaled]
   images = _decode(models.vae, jnp.concatenate(edited))
   return images.reshape(len(text_scales), len(image_scales), *images.shape[1:])
 
@@ -430,12 +431,9 @@ def _initial_state(
   return distill.init(method, params, mapping, noise, begin)
 
 
-def _teacher(run: RunConfig, scene: Scene, models: Models) -> teachers.InstructPix2Pix:
+def _teacher(run: RunConfig, scene: Scene, models: Models) -> teachers.Teacher:
   images = pictures.teacher_source(scene.images, run.teacher.size, authors=_authors(run))
-  source = jax.jit(teachers.encode_sources)(models.vae, images)
-  guidance = run.teacher.text_guidance, run.teacher.image_guidance
-  make = jax.jit(teachers.instruct_pix2pix)
-  return make(models.unet, models.text_encoder, models.ids, source, *guidance)
+  return editors.make(run, models, scene, range(len(images)), images)
 
 
 def reference_view(run: RunConfig, scene: Scene) -> int:
@@ -446,40 +444,42 @@ def reference_view(run: RunConfig, scene: Scene) -> int:
   return view_of(scene, wanted)
 
 
-def _of_reference(
-  run: RunConfig, scene: Scene, models: Models, teacher: teachers.InstructPix2Pix
-) -> teachers.InstructPix2Pix:
+def _of_reference(run: RunConfig, scene: Scene, models: Models) -> teachers.Teacher:
   """The teacher with the reference view alone, as its own sampling gets it."""
   view = reference_view(run, scene)
   image = pictures.edit_source(scene.images[view], run.teacher.size, authors=_authors(run))
-  source = jax.jit(teachers.encode_sources)(models.vae, image[None])
-  return dataclasses.replace(teacher, source=source)
+  return editors.make(run, models, scene, [view], image[None])
 
 
 def _sample(
-  teacher: teachers.InstructPix2Pix, run: RunConfig, key_views: Int[Array, " S"] | None = None
+  teacher: teachers.Teacher,
+  run: RunConfig,
+  models: Models,
+  views: int,
+  key_views: Int[Array, " S"] | None = None,
 ) -> Float[Array, "N h w 4"]:
   """The teacher's views edited in 2D. key_views: as of teachers.edit_views."""
-  shape = (run.teacher.steps + 1, *teacher.source.shape)
+  shape = (run.teacher.steps + 1, views, *_grid(models.vae, run.teacher.size), 4)
   noise = jax.random.normal(_keys(run)["reference"], shape)
   return jax.jit(teachers.edit_views)(teacher, noise[0], noise[1:], key_views)[-1]
 
 
-def _sample_views(teacher: teachers.InstructPix2Pix, run: RunConfig) -> Float[Array, "N h w 4"]:
+def _sample_views(
+  teacher: teachers.Teacher, run: RunConfig, models: Models, views: int
+) -> Float[Array, "N h w 4"]:
   """All views edited by the teacher alone: each by itself, or all after a key view at each step."""
   if run.method != "teacher_cross_view":
-    return _sample(teacher, run)
-  steps, views = run.teacher.steps, len(teacher.source)
-  return _sample(teacher, run, jax.random.randint(_keys(run)["iterations"], (steps,), 0, views))
+    return _sample(teacher, run, models, views)
+  steps = run.teacher.steps
+  key_views = jax.random.randint(_keys(run)["iterations"], (steps,), 0, views)
+  return _sample(teacher, run, models, views, key_views)
 
 
-def _reference(
-  run: RunConfig, scene: Scene, models: Models, teacher: teachers.InstructPix2Pix
-) -> Float[np.ndarray, "S S 3"]:
+def _reference(run: RunConfig, scene: Scene, models: Models) -> Float[np.ndarray, "S S 3"]:
   """The picture that the student is conditioned on, at its size: the reference view, edited."""
   if run.distill.reference == "source":
     return scene.images[reference_view(run, scene)]
-  latents = _sample(_of_reference(run, scene, models, teacher), run)
+  latents = _sample(_of_reference(run, scene, models), run, models, 1)
   edited = jax.jit(teachers.decode)(models.vae, latents)[0]
   edited = pictures.enlarge_reference(edited, run.student.size, authors=_authors(run))
   if scene.masks is None:
@@ -493,12 +493,13 @@ def _edits(
   run: RunConfig,
   scene: Scene,
   models: Models,
-  teacher: teachers.InstructPix2Pix,
+  teacher: teachers.Teacher,
   reference: Float[np.ndarray, "S S 3"],
 ) -> Float[Array, "T h w 4"]:
   """The student's latents of the views that the teacher edits one by one, the reference first."""
   view = reference_view(run, scene)
-  decoded = jax.jit(teachers.decode)(models.vae, _sample(teacher, run))
+  latents = _sample(teacher, run, models, len(scene.names))
+  decoded = jax.jit(teachers.decode)(models.vae, latents)
   enlarge = lambda x: pictures.enlarge_reference(x, run.student.size, authors=_authors(run))
   edited = np.stack([enlarge(image) for image in decoded])
   edited[view] = reference

@@ -55,6 +55,7 @@ _FREE = (  # settings that change no edited view
 )
 _WEIGHTS = {  # setting: kind of model in that folder
   "teacher.weights": "teacher",
+  "teacher.controlnet": "controlnet",
   "student.weights": "student",
   "student.vae": "student_vae",
   "student.image_encoder": "image_encoder",
@@ -299,7 +300,10 @@ def _fingerprints(run: RunConfig, scene: Scene) -> dict[str, str]:
 
 def _kinds(run: RunConfig) -> dict[str, str]:
   """{setting: kind of model} of the models that the run reads."""
-  return {k: v for k, v in _WEIGHTS.items() if not (run.teacher_alone and k.startswith("student"))}
+  unread = ["student."] * run.teacher_alone
+  if run.teacher.kind != "controlnet":
+    unread.append("teacher.controlnet")
+  return {k: v for k, v in _WEIGHTS.items() if not k.startswith(tuple(unread))}
 
 
 def _notice(run: RunConfig) -> str:

@@ -102,10 +102,15 @@ def instruct_pix2pix(
   image_scale: float | Float[Array, ""],
 ) -> InstructPix2Pix:
   """The teacher for these views. ids: tokens of the instruction and of the empty text."""
-  text, null = text_encoder(ids)
+  text, null = encode_texts(text_encoder, ids)
   return InstructPix2Pix(
     unet, text, null, source, jnp.float32(text_scale), jnp.float32(image_scale)
   )
+
+
+def encode_texts(text_encoder: Network, ids: Int[Array, "2 L"]) -> Float[Array, "2 L D"]:
+  """What the UNet reads of the instruction and of the empty text."""
+  return text_encoder(ids)
 
 
 def encode_sources(vae: Network, images: Float[Array, "N H W 3"]) -> Float[Array, "N h w 4"]:
@@ -122,12 +127,12 @@ def decode(vae: Network, latents: Float[Array, "N h w 4"]) -> Float[Array, "N H 
 
 
 def edit_views(
-  teacher: InstructPix2Pix,
+  teacher: Teacher,
   init_noise: Float[Array, "N h w 4"],
   step_noise: Float[Array, "S N h w 4"],
   key_views: Int[Array, " S"] | None = None,
 ) -> Float[Array, "S N h w 4"]:
-  """Ordinary InstructPix2Pix sampling in as many steps as there is noise.
+  """Ordinary sampling of the teacher in as many steps as there is noise.
 
   Euler ancestral over the released schedule. key_views: whose keys and values all views take at
   each step; None: each its own, so that the views know nothing of each other. Returns the latents

@@ -135,12 +135,12 @@ def load(
 
 
 def keeping() -> Callable[..., dict[str, Network]]:
-  """A `load` that keeps the last four folders, as many as an edit has, in the host's memory.
+  """A `load` that keeps the last five folders, as many as an edit has, in the host's memory.
 
   Whoever loads one again gets copies on the device at once.
   """
 
-  @functools.lru_cache(maxsize=4)
+  @functools.lru_cache(maxsize=5)
   def kept(folder: str, kind: str, dtype: np.dtype) -> dict[str, Network]:
     return jax.device_get(load(folder, kind, dtype=dtype))
 

@@ -1,0 +1,128 @@
+"""Which teacher a run has: InstructPix2Pix, a ControlNet, or one from a file of the user's own."""
+
+import functools
+import pathlib
+import runpy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from imx2mx_jax import conditions, teachers, weights
+from imx2mx_jax.config import RunConfig
+from imx2mx_jax.errors import ConfigError, WeightsError
+from imx2mx_jax.models.controlnet import ControlNetShape
+from imx2mx_jax.models.unet import UNetShape
+from imx2mx_jax.scene import Scene
+from imx2mx_jax.shapes import Array, Float
+
+MAKER = "make_teacher"
+"""The function of a file of one's own: see docs/new_teacher.md."""
+
+
+def make(
+  run: RunConfig,
+  models: Any,
+  scene: Scene,
+  views: Sequence[int],
+  images: Float[Array, "V S S 3"],
+) -> teachers.Teacher:
+  """The teacher of some of a scene's views.
+
+  models: edit.Models. images: those views at the teacher's size. Raises SceneError for a condition
+  that is not there, ConfigError for a file of one's own that does not run.
+  """
+  match run.teacher.kind:
+    case "instruct_pix2pix":
+      return _instruct_pix2pix(run, models, images)
+    case "controlnet":
+      return _controlnet(run, models, scene, views, images)
+  return _maker(run.teacher.kind)(run, models, images)
+
+
+def check(run: RunConfig) -> None:
+  """Whether the teacher's networks are there and of its kind, from their descriptions alone.
+
+  Raises WeightsError, and ConfigError for a file of one's own that cannot be run.
+  """
+  match run.teacher.kind:
+    case "instruct_pix2pix":
+      unet = _unet(run)
+      _demand_channels(run, unet, 2 * unet.out_channels, "InstructPix2Pix")
+    case "controlnet":
+      unet = _unet(run)
+      _demand_channels(run, unet, unet.out_channels, "text-to-image model")
+      _check_controlnet(run, unet)
+    case own:
+      _maker(own)
+
+
+def _instruct_pix2pix(
+  run: RunConfig, models: Any, images: Float[Array, "V S S 3"]
+) -> teachers.InstructPix2Pix:
+  text, null = jax.jit(teachers.encode_texts)(models.text_encoder, models.ids)
+  source = jax.jit(teachers.encode_sources)(models.vae, images)
+  scales = (jnp.float32(run.teacher.text_guidance), jnp.float32(run.teacher.image_guidance))
+  return teachers.InstructPix2Pix(models.unet, text, null, source, *scales)
+
+
+def _controlnet(
+  run: RunConfig,
+  models: Any,
+  scene: Scene,
+  views: Sequence[int],
+  images: Float[Array, "V S S 3"],
+) -> teachers.StableDiffusion:
+  text, null = jax.jit(teachers.encode_texts)(models.text_encoder, models.ids)
+  control = conditions.of_views(scene, views, images, run.teacher.condition)
+  scale = jnp.float32(run.teacher.text_guidance)
+  return teachers.StableDiffusion(
+    models.unet, text, null, scale, models.controlnet, jnp.asarray(control)
+  )
+
+
+def _unet(run: RunConfig) -> UNetShape:
+  return weights.read_info(run.teacher.weights, "teacher").networks["unet"].shape
+
+
+def _demand_channels(run: RunConfig, unet: UNetShape, wanted: int, model: str) -> None:
+  if unet.in_channels == wanted:
+    return
+  article = "an" if model[0] in "AEIOU" else "a"
+  raise WeightsError(
+    f"{run.teacher.weights}: its UNet reads {unet.in_channels} channels and {article} {model} "
+    f"reads {wanted}; convert timbrooks/instruct-pix2pix or one like it for "
+    "--config.teacher.kind=instruct_pix2pix, Stable Diffusion 1.5 for controlnet"
+  )
+
+
+def _check_controlnet(run: RunConfig, unet: UNetShape) -> None:
+  """Whether a ControlNet's maps are those of the UNet."""
+  info = weights.read_info(run.teacher.controlnet, "controlnet").networks
+  own: ControlNetShape = info["controlnet"].shape
+  fields = ("in_channels", "skip_channels", "context_width")
+  for field in fields:
+    found, wanted = getattr(own, field), getattr(unet, field)
+    if found != wanted:
+      raise WeightsError(
+        f"{run.teacher.controlnet}: its {field} are {found} and those of the UNet in "
+        f"{run.teacher.weights} {wanted}; convert the model that the ControlNet was trained on"
+      )
+
+
+@functools.lru_cache
+def _maker(file: str) -> Callable[..., teachers.Teacher]:
+  """What a file defines under MAKER. Run once: what is compiled for its teacher serves all runs."""
+  if not pathlib.Path(file).is_file():
+    raise ConfigError(
+      f"--config.teacher.kind={file}: it is neither instruct_pix2pix nor controlnet, and there is "
+      "no such file; docs/new_teacher.md describes one"
+    )
+  try:
+    return runpy.run_path(file)[MAKER]
+  except Exception as error:  # whatever the user's file raises
+    raise ConfigError(
+      f"{file} cannot be used as a teacher ({type(error).__name__}: {error}); docs/new_teacher.md "
+      "describes one"
+    ) from error
