@@ -10,7 +10,7 @@ memory; without a mesh, or on one chip, nothing here does anything.
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,14 +30,14 @@ PARAMETERS = (
 )
 """(pattern of a path, the axis that is divided among the chips). The first full match counts."""
 
-ACTIVATIONS: Mapping[str, Callable[[Array], tuple]] = {
-  "whole": lambda x: (None,) * x.ndim,
-  "channels": lambda x: (*(None,) * (x.ndim - 1), CHIPS),
-  "heads": lambda x: (None, None, CHIPS, None),
-  "rows": lambda x: (CHIPS, *(None,) * (x.ndim - 1)),
-  "tokens": lambda x: (None, CHIPS, *(None,) * (x.ndim - 2)),
+ACTIVATIONS: Mapping[str, int | None] = {
+  "whole": None,
+  "channels": -1,
+  "heads": 2,  # [B L heads d]
+  "rows": 0,
+  "tokens": 1,
 }
-"""{name: the mesh axis of each axis of an array that is laid out so}."""
+"""{name of a layout: the axis that is divided among the chips}."""
 
 
 def make_mesh(edits: int, chips: int, devices: Sequence[Any] | None = None) -> Mesh:
@@ -71,19 +71,32 @@ def chips() -> int:
 
 def lay(x: Array, name: str) -> Array:
   """x laid out by a row of ACTIVATIONS, where the chips divide its axis; else as it is."""
-  places = ACTIVATIONS[name](x)
-  if chips() == 1 or any(x.shape[i] % chips() for i, axis in enumerate(places) if axis):
+  axis = ACTIVATIONS[name]
+  if chips() == 1 or (axis is not None and x.shape[axis] % chips()):
     return x
-  return jax.lax.with_sharding_constraint(x, P(*places))
+  return jax.lax.with_sharding_constraint(x, spec(name, x.ndim))
+
+
+def spec(name: str, ndim: int) -> P:
+  """The layout of an array of `ndim` axes by a row of ACTIVATIONS."""
+  return _divided(ACTIVATIONS[name], ndim)
+
+
+def rule(path: str) -> int:
+  """Which row of PARAMETERS decides about a parameter."""
+  return next(i for i, (pattern, _) in enumerate(PARAMETERS) if re.fullmatch(pattern, path))
 
 
 def parameter_spec(path: str, shape: Sequence[int], chips: int) -> P:
   """The layout of a parameter. An axis that the chips do not divide stays whole."""
-  axis = next(axis for pattern, axis in PARAMETERS if re.fullmatch(pattern, path))
+  _, axis = PARAMETERS[rule(path)]
   if axis is None or len(shape) < -axis or shape[axis] % chips:
     return P()
-  axis %= len(shape)
-  return P(*[CHIPS if i == axis else None for i in range(len(shape))])
+  return _divided(axis, len(shape))
+
+
+def _divided(axis: int | None, ndim: int) -> P:
+  return P(*[CHIPS if axis is not None and i == axis % ndim else None for i in range(ndim)])
 
 
 def lay_tree(tree: Any) -> Any:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
 from imx2mx_jax import sharding
 from imx2mx_jax.shapes import Array, Float, Int
@@ -24,6 +23,52 @@ SCORES_IN_MEMORY = 2**28
 """A block's scores elsewhere: a gigabyte, which keeps any device busy."""
 
 
+def shared_attention(
+  q: Float[Array, "B L D"],
+  k: Float[Array, "B M D"],
+  v: Float[Array, "B M D"],
+  heads: int,
+  *,
+  causal: bool = False,
+) -> Float[Array, "B L D"]:
+  """`attention` of heads that lie side by side, shared by the chips of an edit.
+
+  They share the heads, else the rows, else the queries, whichever they divide.
+  """
+  chips = sharding.chips()
+  apart = lambda x: x.reshape(*x.shape[:2], heads, -1)
+  if chips == 1:
+    return attention(apart(q), apart(k), apart(v), causal=causal).reshape(q.shape)
+  of_queries, of_keys = _layouts(q.shape[0], q.shape[1], heads, chips, causal)
+  missing = -q.shape[1] % chips if of_queries == "tokens" else 0
+  padded = jnp.pad(q, ((0, 0), (0, missing), (0, 0)))
+
+  # Laid out before heads are told apart: so it is done in one step, in the gradient too.
+  laid = [sharding.lay(x, how) for x, how in ((padded, of_queries), (k, of_keys), (v, of_keys))]
+  split = [apart(x) for x in laid]
+  if of_queries == "whole":
+    y = attention(*split, causal=causal)
+  else:
+    named = {"channels": "heads"}
+    specs = [sharding.spec(named.get(how, how), 4) for how in (of_queries, of_keys, of_keys)]
+    on_a_chip = functools.partial(attention, causal=causal)
+    y = jax.shard_map(
+      on_a_chip, in_specs=tuple(specs), out_specs=specs[0], axis_names={sharding.CHIPS}
+    )(*split)
+  return sharding.lay(y.reshape(padded.shape), of_queries)[:, : q.shape[1]]
+
+
+def _layouts(rows: int, queries: int, heads: int, chips: int, causal: bool) -> tuple[str, str]:
+  """How queries and how keys and values are laid out."""
+  if heads % chips == 0:
+    return "channels", "channels"
+  if rows % chips == 0:
+    return "rows", "rows"
+  if causal or queries < FEW_QUERIES * chips:
+    return "whole", "whole"
+  return "tokens", "whole"
+
+
 @jax.named_scope("attention")
 def attention(
   q: Float[Array, "B L n d"],
@@ -32,40 +77,7 @@ def attention(
   *,
   causal: bool = False,
 ) -> Float[Array, "B L n d"]:
-  """softmax(q k^T / sqrt(d)) v, softmax in float32. causal: query i sees the keys up to i.
-
-  Chips that share an edit share the heads, else the rows, else the queries, whichever they divide.
-  """
-  chips = sharding.chips()
-  if chips == 1 or causal:
-    return _on_a_chip(q, k, v, causal=causal)
-  if q.shape[2] % chips == 0:
-    return _shared(q, k, v, "heads", "heads")
-  if q.shape[0] % chips == 0:
-    return _shared(q, k, v, "rows", "rows")
-  if q.shape[1] < FEW_QUERIES * chips:
-    return _on_a_chip(*(sharding.lay(x, "whole") for x in (q, k, v)))
-  missing = -q.shape[1] % chips
-  padded = jnp.pad(q, ((0, 0), (0, missing), (0, 0), (0, 0)))
-  return _shared(padded, k, v, "tokens", "whole")[:, : q.shape[1]]
-
-
-def _shared(q: Array, k: Array, v: Array, of_queries: str, of_keys: str) -> Array:
-  """Every chip's part by itself."""
-  q, k, v = (sharding.lay(x, y) for x, y in ((q, of_queries), (k, of_keys), (v, of_keys)))
-  specs = [P(*sharding.ACTIVATIONS[name](q)) for name in (of_queries, of_keys, of_keys)]
-  return jax.shard_map(
-    _on_a_chip, in_specs=tuple(specs), out_specs=specs[0], axis_names={sharding.CHIPS}
-  )(q, k, v)
-
-
-def _on_a_chip(
-  q: Float[Array, "B L n d"],
-  k: Float[Array, "B M n d"],
-  v: Float[Array, "B M n d"],
-  *,
-  causal: bool = False,
-) -> Float[Array, "B L n d"]:
+  """softmax(q k^T / sqrt(d)) v, softmax in float32. causal: query i sees the keys up to i."""
   heads = [x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (q, k, v)]
   if len(heads[0]) * q.shape[1] * k.shape[1] <= SCORES_IN_CACHE:
     y = _heads(*heads, look_up=_look_up, most=SCORES_IN_CACHE, causal=causal)

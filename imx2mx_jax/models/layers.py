@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from imx2mx_jax import sharding
-from imx2mx_jax.models.attention import attention
+from imx2mx_jax.models.attention import shared_attention
 from imx2mx_jax.models.convolution import Padding, convolution
 from imx2mx_jax.shapes import Array, Float, Num
 
@@ -116,9 +116,8 @@ class Attention(nnx.Module):
     context = x if context is None else context
     if context.shape[1] == 1:  # softmax over one key is one: queries and keys do no work
       return jnp.broadcast_to(self.out(self.v(context)), x.shape)
-    split = lambda y: y.reshape(*y.shape[:2], self.heads, -1)
-    y = attention(split(self.q(x)), split(self.k(context)), split(self.v(context)), causal=causal)
-    y = sharding.lay(y.reshape(*y.shape[:2], -1), "channels")
+    q, k, v = self.q(x), self.k(context), self.v(context)
+    y = sharding.lay(shared_attention(q, k, v, self.heads, causal=causal), "channels")
     return sharding.lay(self.out(y), "whole")
 
 
