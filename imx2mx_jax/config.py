@@ -97,10 +97,9 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """How the devices are used: edit x fsdp of them; -1 takes as many as there are."""
+  """How the devices are used."""
 
-  edit: int = 1  # edits at once, each on its own chips (python -m imx2mx_jax.batch)
-  fsdp: int = -1  # chips that share one edit's weights and its work
+  fsdp: int = -1  # chips that share the edit's weights and its work; -1: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +206,6 @@ _CHECKS = {
   "compat": choice("", "authors"),
   "dtype": choice("", "float32", "bfloat16"),
   "memory": choice("default", "small", "smallest"),
-  "mesh.edit": SOME_OR_ALL,
   "mesh.fsdp": SOME_OR_ALL,
   "log_every": COUNT,
   "save_every": COUNT,

@@ -17,6 +17,7 @@ from imx2mx_jax import (
   diffusion,
   distill,
   editors,
+  flops,
   masks,
   optim,
   pictures,
@@ -67,9 +68,13 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-  """The iterations are compiled, or what was compiled for them before is at hand, in `seconds`."""
+  """The iterations are compiled, or what was compiled for them before is at hand, in `seconds`.
+
+  flops: floating-point operations of an iteration, on all chips together.
+  """
 
   seconds: float
+  flops: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,10 +278,11 @@ def _distill(
     began = time.monotonic()
     # JAX keeps what it has compiled: another edit of the same shapes gets the same program.
     with sharding.on(loop.mesh):
-      steps = distill.distill_steps.lower(
+      traced = distill.distill_steps.trace(
         method, state, loop.teacher, cond, key, jnp.int32(0), loop.mask, most=run.log_every
-      ).compile()
-    yield Compiled(time.monotonic() - began)
+      )
+      steps = traced.lower().compile()
+    yield Compiled(time.monotonic() - began, flops.of(traced.jaxpr.jaxpr))
 
   end = skipped = 0
   for here, (tau, iterations) in enumerate(plan):
