@@ -1,19 +1,46 @@
 """How many floating-point operations a function needs: its matrix products and convolutions.
 
 A multiplication and an addition are two. Everything else (norms, activations, softmax) is left out,
-as is usual. What a loop does is counted as often as it does it; of branches, the dearest counts.
+as is usual. What a loop does is counted as often as it does it, once where that is not known; of
+branches, the dearest counts; what chips do by themselves counts for all of them.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend import core
+
+PEAK = {
+  "TPU v4": 275.0,
+  "TPU v5 lite": 197.0,
+  "TPU v5": 459.0,
+  "TPU v6 lite": 918.0,
+  "NVIDIA A100": 312.0,
+  "NVIDIA H100": 989.0,
+  "NVIDIA H200": 989.0,
+  "NVIDIA L4": 121.0,
+}
+"""{beginning of a device's kind: its makers' TFLOP/s in bfloat16}; longer beginnings first."""
 
 
 def count(function: Callable, *args: Any) -> int:
-  """Of one call. args: arrays or ShapeDtypeStructs. ValueError for a loop of unknown length."""
-  return _of(jax.make_jaxpr(function)(*args).jaxpr)
+  """Of one call. args: arrays or ShapeDtypeStructs."""
+  return of(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def of(jaxpr: Any) -> int:
+  """Of a function that JAX has traced."""
+  return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def peak(devices: Sequence[Any]) -> float | None:
+  """The TFLOP/s of equal devices together, in bfloat16; None where they are not known."""
+  kind = devices[0].device_kind
+  known = [rate for name, rate in PEAK.items() if kind.startswith(name)]
+  return known[0] * len(devices) if known else None
 
 
 def of_iteration(student: int, teacher: int) -> int:
@@ -35,9 +62,10 @@ def _of_equation(equation: Any) -> int:
     kernel, result = equation.invars[1].aval, equation.outvars[0].aval
     outputs = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
     return 2 * result.size * (kernel.size // outputs)
-  if name == "while":
-    raise ValueError("how often a while loop runs is not known")
-  inner = [_of(jaxpr) for jaxpr in jax.core.jaxprs_in_params(params)]
+  inner = [of(jaxpr) for jaxpr in core.jaxprs_in_params(params)]
   if name == "cond":
     return max(inner)
-  return sum(inner) * (params["length"] if name == "scan" else 1)
+  times = params["length"] if name == "scan" else 1
+  if name == "shard_map":
+    times = math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+  return sum(inner) * times

@@ -157,15 +157,15 @@ class RunFolder(Resumable):
     step: int,
     metrics: Mapping[str, np.ndarray],
     images_per_second: float,
-    compile_seconds: float,
+    speeds: Mapping[str, float],
   ) -> None:
     """The numbers of a call's iterations, the last of them `step`; arrays have a value for each.
 
-    compile_seconds: what this session took to compile them, apart from their own time.
+    speeds: further figures of the call, which all its iterations share.
     """
-    compiling = np.full(len(metrics["loss"]), round(compile_seconds, 2))
+    shared = {name: np.full(len(metrics["loss"]), value) for name, value in speeds.items()}
     with self._writing():
-      self._journal.write(step, {**metrics, "compile_seconds": compiling}, images_per_second)
+      self._journal.write(step, {**metrics, **shared}, images_per_second)
 
   def picture(self, step: int, images: UInt8[np.ndarray, "N H W 3"]) -> None:
     """The views as they are now."""

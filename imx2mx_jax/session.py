@@ -7,7 +7,7 @@ import jax
 import rich.console
 from etils import epath
 
-from imx2mx_jax import colmap, edit, masks, run_folder, scene_check, sheets, terminal
+from imx2mx_jax import colmap, edit, flops, masks, run_folder, scene_check, sheets, terminal
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import DivergedError
 from imx2mx_jax.evaluate import measures, runs, tables
@@ -36,7 +36,7 @@ def edit_scene(
 
 
 def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Path:
-  began, compiling = time.monotonic(), 0.0
+  began, compiled = time.monotonic(), edit.Compiled(0.0, 0)
   with run_folder.opened(run) as folder, terminal.Iterations() as iterations:
     scene, models = _load(run, load_models)
     saved = folder.saved(scene, lambda: edit.abstract_state(run, scene, models))
@@ -52,12 +52,13 @@ def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Pat
           folder.begin(scene, event.reference, event.saved)
           iterations.begin(event.resumed_at, event.total)
         case edit.Compiled():
-          compiling = event.seconds
-          iterations.compiled(compiling)
+          compiled = event
+          iterations.compiled(event.seconds)
           continue
         case edit.Progress():
-          images = len(event.metrics["loss"]) * len(scene.names)
-          folder.log(event.step, event.metrics, images / event.seconds, compiling)
+          count = len(event.metrics["loss"])
+          images = count * len(scene.names) / event.seconds
+          folder.log(event.step, event.metrics, images, _speeds(compiled, count / event.seconds))
           iterations.show(event.step, event.seconds, float(event.metrics["loss"][-1]))
           lost = 0 < run.optim.max_skipped <= event.skipped
           last = event.step == event.total
@@ -74,6 +75,14 @@ def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Pat
         stop.obeyed = True
         print("stopped; the same command goes on from here")
         return folder.path
+
+
+def _speeds(compiled: edit.Compiled, iterations: float) -> dict[str, float]:
+  """What the journal says besides. iterations: in a second."""
+  rate, peak = compiled.flops * iterations / 1e12, flops.peak(jax.devices())
+  share = {"share_of_peak": round(rate / peak, 4)} if peak else {}
+  compiling = round(compiled.seconds, 2)
+  return {"compile_seconds": compiling, "tflops_per_second": float(f"{rate:.4g}"), **share}
 
 
 def _measure(folder: epath.Path) -> None:
