@@ -296,9 +296,10 @@ def student_step(
   zeta = state.latents + noise
   weights = state.params["student"] if weights is None else weights
   zeta0_hat = method.student.predict(weights, cond, zeta, state.tau)
-  return dataclasses.replace(
+  new = dataclasses.replace(
     state,
     latents=diffusion.euler_step(zeta, zeta0_hat, sigma, sigma_next),
     prediction=zeta0_hat,
     tau=jnp.int32(tau_next),
   )
+  return sharding.lay_tree(new)
