@@ -226,7 +226,8 @@ def distill_steps(
     return state, jax.tree.map(lambda row, value: row.at[i].set(value), rows, metrics)
 
   blank = Metrics(*(jnp.zeros(most) for _ in range(3)), *(jnp.zeros(most, int) for _ in range(4)))
-  return jax.lax.fori_loop(0, count, body, (state, blank))
+  state, metrics = jax.lax.fori_loop(0, count, body, (state, blank))
+  return sharding.lay_tree(state), metrics
 
 
 @functools.partial(jax.jit, static_argnames=("method", "mesh", "most"), donate_argnames="states")
