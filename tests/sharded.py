@@ -130,7 +130,7 @@ def _edit():
   normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
   # Without decay and with a large eps an update is the gradient's multiple, and with a large rate
   # it is not lost in the rounding of the weights.
-  rate = optim.LearningRate.over(COUNT, peak=1.0, final=1.0, warmup=1)
+  rate = optim.LearningRate.over(COUNT, peak=0.3, final=0.3, warmup=1)
   tx = optim.optimizer(rate, clip_norm=1.0, eps=1.0, weight_decay=0.0)
   method = distill.Method(students.Seva(seva.graphdef), rate, tx, (8, 8))
   cond = students.seva_conditioning(normal(16, 16, 4), normal(16), normal(4, 16, 16, 6))
