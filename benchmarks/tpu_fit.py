@@ -13,7 +13,6 @@ minutes (of a whole run) and edits (that it finishes).
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -148,14 +147,16 @@ def model_flops(size: Size) -> int:
   frames, cells, grid = VIEWS + 1, size.student, size.teacher
   seva, unet = abstract(Seva, size.seva), abstract(UNet, size.unet)
   student = flops.count(
-    functools.partial(lambda net, *x: net(*x, frames=frames), seva),
+    lambda net, *x: net(*x, frames=frames),
+    seva,
     blank(frames, cells, cells, size.seva.in_channels),
     blank(frames),
     blank(frames, 1, size.seva.context_width),
     blank(frames, cells, cells, size.seva.dense_channels),
   )
   teacher = flops.count(
-    functools.partial(lambda net, *x: net(*x, key_view=jnp.int32(0), views=VIEWS), unet),
+    lambda net, *x: net(*x, key_view=jnp.int32(0), views=VIEWS),
+    unet,
     blank(3 * VIEWS, grid, grid, size.unet.in_channels),
     blank(),
     blank(3 * VIEWS, size.tokens, size.unet.context_width),
