@@ -43,7 +43,7 @@ from imx2mx_jax.shapes import Params, UInt8, np
 
 _CONFIG, _FINISHED, _PREVIEW = "config.json", "finished.json", "preview.png"
 _REFERENCE = f"{STATE}/reference.safetensors"
-_FREE = (  # settings that change no edited view
+_FREE = (  # settings that change no edited view, or by rounding alone
   "run_dir",
   "preview",
   "save_every",
@@ -52,6 +52,7 @@ _FREE = (  # settings that change no edited view
   "edited_caption",
   "metric_clip",
   "optim.max_skipped",
+  "mesh.fsdp",
 )
 _WEIGHTS = {  # setting: kind of model in that folder
   "teacher.weights": "teacher",

@@ -65,10 +65,10 @@ def test_a_full_disk_costs_nothing_that_was_saved(finished, cache, tmp_path):
   assert error.startswith(f"error: {folder}: the disk is full") and error.count("\n") == 1
   assert f"after {TOTAL} iterations" in error and not (folder / "finished.json").exists()
 
-  # It goes on with all that changes no result: where the scene lies, how often the state is saved.
+  # It goes on with all that changes no result: where the scene lies, what is saved, the chips.
   (folder / ".grid.png.tmp").unlink()
   scene = shutil.copytree(support.SMALL["scene.path"], tmp_path / "elsewhere")
-  support.ran(cache, folder, scene__path=scene, save_every=1, image_every=0)
+  support.ran(cache, folder, scene__path=scene, save_every=1, image_every=0, mesh__fsdp=1)
   assert result(folder) == result(finished.folder)
 
 
