@@ -74,6 +74,14 @@ EDITS: dict[str, dict[str, Any]] = {  # row: what it sets
   "SDEdit .25": {"method": "sdedit", "distill.sdedit": 0.25},
   "SDEdit .5": {"method": "sdedit", "distill.sdedit": 0.5},
   "SDEdit .75": {"method": "sdedit", "distill.sdedit": 0.75},
+  "coupled sampling": {"method": "coupled"},
+  "collaborative": {"method": "collaborative"},
+  "DGE-like teacher": {"method": "teacher_only", "teacher.extended": True},
+  "extended attention": {"teacher.extended": True},
+  "falling upper t": {"distill.fall": 450},
+  "rescaled guidance": {"teacher.rescale": 0.7},
+  "unit difference": {"distill.unit": True},
+  "averaged student": {"distill.average": 0.9},
 }
 CONTROLS = ("unedited", "truth")
 ROWS = (*CONTROLS, *EDITS)

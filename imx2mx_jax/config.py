@@ -48,6 +48,8 @@ class TeacherConfig:
   image_guidance: float = 1.5  # s_I; more: closer to the photograph. 1.5 to 1.8 is useful
   steps: int = 100  # of sampling, when it edits the reference view
   cross_view: bool = True  # random cross-view attention: all views look at one of them
+  extended: bool = False  # instead, all views look at all of them, as in DGE
+  rescale: float = 0.0  # share by which guidance may not widen the predicted noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +75,22 @@ class DistillConfig:
   finish: str = "personalised"  # whose weights sample below t_stop; or "original"
   teacher_t: str = "truncated_normal"  # or "uniform", or "matched": the student's timestep
   upper: int = 950  # highest timestep of the teacher
+  fall: int = 0  # by how much `upper` is lower at the student's timestep 0
   shape_factor: float = 0.5  # f of the truncated normal; more: nearer to `upper`
   reference: str = "edited"  # what the student is conditioned on; or "source"
   mapping: str = "resize"  # of latents to the teacher's grid; or "learned", a convolution
+  unit: bool = False  # the teacher's difference is brought to unit size at each iteration
+  average: float = 0.0  # decay of averaged weights of the student, which then take its own steps
   sdedit: float = 0.5  # with method="sdedit": the share of t_max to which the edits are noised
+
+
+@dataclasses.dataclass(frozen=True)
+class CoupleConfig:
+  """Ways to combine the models without training: methods "coupled" and "collaborative"."""
+
+  pull: float = 0.5  # coupled: how far each model's estimate moves to the other's; 0: not at all
+  iterations: int = 200  # collaborative: of the views' latents
+  rate: float = 0.02  # collaborative: Adam's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +136,7 @@ class RunConfig:
   mask: str = ""  # folder of PNGs by the views' names, white where the edit may change something
   run_dir: str = ""  # folder that the run writes; "": runs/SCENE-INSTRUCTION
   preview: bool = False  # edit only the reference view, at several guidance scales, and stop
-  method: str = "distill"  # or "teacher_only", "teacher_cross_view", "student_only", "sdedit"
+  method: str = "distill"  # or another of README.md's "Other ways to combine the two models"
   compat: str = ""  # "authors": do as the authors' program does where ours does better
   dtype: str = ""  # of the arithmetic; "": float32 on CPUs, bfloat16 on GPUs and TPUs
   memory: str = "default"  # or "small", "smallest": less of it, for more arithmetic
@@ -133,6 +147,7 @@ class RunConfig:
   teacher: TeacherConfig = TeacherConfig()
   student: StudentConfig = StudentConfig()
   distill: DistillConfig = DistillConfig()
+  couple: CoupleConfig = CoupleConfig()
   optim: OptimConfig = OptimConfig()
   mesh: MeshConfig = MeshConfig()
   output: OutputConfig = OutputConfig()
@@ -140,7 +155,11 @@ class RunConfig:
   @property
   def teacher_alone(self) -> bool:
     """Whether the run has no student."""
-    return self.preview or self.method in ("teacher_only", "teacher_cross_view")
+    return self.preview or self.method in _BY_TEACHER
+
+
+_BY_TEACHER = ("teacher_only", "teacher_cross_view", "collaborative")
+_METHODS = ("distill", *_BY_TEACHER, "student_only", "sdedit", "coupled")
 
 
 def default() -> ConfigDict:
@@ -202,7 +221,7 @@ MOMENT = Check(lambda x: 0 <= x < 1, "at least 0 and below 1")
 _CHECKS = {
   "instruction": given('what to do, as one says it: "turn him into a knight"'),
   "seed": between(0, 2**31 - 1),
-  "method": choice("distill", "teacher_only", "teacher_cross_view", "student_only", "sdedit"),
+  "method": choice(*_METHODS),
   "compat": choice("", "authors"),
   "dtype": choice("", "float32", "bfloat16"),
   "memory": choice("default", "small", "smallest"),
@@ -219,6 +238,7 @@ _CHECKS = {
   "teacher.text_guidance": NOT_NEGATIVE,
   "teacher.image_guidance": NOT_NEGATIVE,
   "teacher.steps": between(1, 1000),
+  "teacher.rescale": between(0, 1),
   "student.weights": FOLDER,
   "student.vae": FOLDER,
   "student.image_encoder": FOLDER,
@@ -232,10 +252,15 @@ _CHECKS = {
   "distill.finish": choice("personalised", "original"),
   "distill.teacher_t": choice("truncated_normal", "uniform", "matched"),
   "distill.upper": between(1, 999),
+  "distill.fall": between(0, 999),
   "distill.shape_factor": POSITIVE,
   "distill.reference": choice("edited", "source"),
   "distill.mapping": choice("resize", "learned"),
+  "distill.average": MOMENT,
   "distill.sdedit": between(0, 1),
+  "couple.pull": between(0, 1),
+  "couple.iterations": NOT_NEGATIVE,
+  "couple.rate": POSITIVE,
   "optim.lr": POSITIVE,
   "optim.final_lr": NOT_NEGATIVE,
   "optim.min_lr": NOT_NEGATIVE,
@@ -300,6 +325,7 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
     "teacher": TeacherConfig(**config.teacher),
     "student": StudentConfig(**config.student),
     "distill": distill,
+    "couple": CoupleConfig(**config.couple),
     "optim": OptimConfig(**config.optim),
     "mesh": MeshConfig(**config.mesh),
     "output": OutputConfig(**config.output),

@@ -144,7 +144,10 @@ def sampling_timesteps(count: int, steps: int = 1000) -> tuple[int, ...]:
 
 
 def truncated_normal_ppf(
-  u: Float[Array, "..."], lower: Num[Array, "..."] | float, upper: float, shape_factor: float
+  u: Float[Array, "..."],
+  lower: Num[Array, "..."] | float,
+  upper: Num[Array, ""] | float,
+  shape_factor: float,
 ) -> Float[Array, "..."]:
   """Quantile u in [0, 1] of a normal cut to [lower, upper], computed in u's precision.
 
@@ -160,7 +163,7 @@ def teacher_timestep(
   rule: str = "truncated_normal",
   *,
   lowest: int = 50,
-  highest: int = 950,
+  highest: int | Int[Array, ""] = 950,
   shape_factor: float = 0.5,
 ) -> Int[Array, ""]:
   """The teacher's timestep t of one iteration, from a uniform u in [0, 1).
@@ -221,6 +224,23 @@ def guide_text_image(
   """InstructPix2Pix's guidance: e_none + s_T (e_text - e_image) + s_I (e_image - e_none)."""
   text, image = rows(text_scale, e_none), rows(image_scale, e_none)
   return e_none + text * (e_text - e_image) + image * (e_image - e_none)
+
+
+def rescale(
+  guided: Float[Array, "B *C"], e_text: Float[Array, "B *C"], share: float
+) -> Float[Array, "B *C"]:
+  """Guided noise whose spread in each row is brought near the unguided one's; share 0: as it is.
+
+  Source: Lin et al. 2023 (arXiv 2305.08891), section 3.4, on the noise itself.
+  """
+  axes = tuple(range(1, guided.ndim))
+  spread = e_text.std(axes, keepdims=True) / guided.std(axes, keepdims=True)
+  return share * spread * guided + (1 - share) * guided
+
+
+def unit(x: Float[Array, "B *C"]) -> Float[Array, "B *C"]:
+  """x at a root mean square of one, over all rows together."""
+  return x / jnp.sqrt(jnp.mean(jnp.square(x)) + 1e-12)
 
 
 def sds_loss(

@@ -30,7 +30,8 @@ class DistillState:
 
   step: iterations done, all timesteps together. params: {"student": ..., "mapping": ...}, float32.
   latents: zeta at the student timestep tau. prediction: the last zeta0_hat. skipped: updates not
-  applied because a gradient was not finite.
+  applied because a gradient was not finite. average: the student's weights, averaged; empty where
+  the method does not ask for it.
   """
 
   step: Int[Array, ""]
@@ -40,6 +41,7 @@ class DistillState:
   prediction: Float[Array, "T h w 4"]
   tau: Int[Array, ""]
   skipped: Int[Array, ""]
+  average: Params = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -69,8 +71,11 @@ class Method:
   """What does not change during a run.
 
   grid: the teacher's latent size. teacher_t: rule for the teacher's timestep, of
-  diffusion.teacher_timestep, with its bounds. cross_view: random cross-view attention. authors:
-  non-finite differences count as zero instead of stopping the update.
+  diffusion.teacher_timestep, with its bounds. teacher_t_fall: by how much the upper one is lower
+  when tau is 0. cross_view: random cross-view attention. unit: the teacher's difference is divided
+  by its root mean square, so that all its timesteps count alike. average: the decay of averaged
+  weights, with which zeta is stepped; 0: none. authors: non-finite differences count as zero
+  instead of stopping the update.
   """
 
   student: Student
@@ -80,7 +85,10 @@ class Method:
   teacher_t: str = "truncated_normal"
   teacher_t_highest: int = 950
   teacher_t_shape_factor: float = 0.5
+  teacher_t_fall: int = 0
   cross_view: bool = True
+  unit: bool = False
+  average: float = 0.0
   authors: bool = False
 
 
@@ -101,6 +109,7 @@ def init(
     prediction=jnp.zeros_like(noise),
     tau=jnp.int32(tau),
     skipped=jnp.int32(0),
+    average=jax.tree.map(jnp.copy, student) if method.average else {},
   )
 
 
@@ -125,11 +134,21 @@ def draws(
     jax.random.uniform(for_t),
     tau,
     method.teacher_t,
-    highest=method.teacher_t_highest,
+    highest=_highest(method, tau),
     shape_factor=method.teacher_t_shape_factor,
   )
   key_view = jax.random.randint(for_view, (), 0, views)
   return Draws(t, key_view, jax.random.normal(for_noise, (views, *method.grid, 4)))
+
+
+def _highest(method: Method, tau: Int[Array, ""]) -> int | Int[Array, ""]:
+  """The upper bound of the teacher's timestep at the student's: above tau as long as it can be."""
+  highest, fall = method.teacher_t_highest, method.teacher_t_fall
+  if not fall:
+    return highest
+  last = len(method.student.schedule.sigmas) - 1
+  lowered = highest - fall * (last - tau) // last
+  return jnp.maximum(lowered, jnp.minimum(tau + 1, highest))
 
 
 def identity_mapping(channels: int = 4) -> Params:
@@ -179,6 +198,8 @@ def distill_step(
     eps_hat = teacher.predict_noise(z_t, t, key_view)
     if mask is not None:
       eps_hat = eps + mask * (eps_hat - eps)
+    if method.unit:
+      eps_hat = eps + diffusion.unit(eps_hat - eps)
     # 5. Score distillation: the gradient flows through 1 and 2 only.
     return diffusion.sds_loss(z0_hat, eps_hat, eps, authors=method.authors), zeta0_hat
 
@@ -187,18 +208,25 @@ def distill_step(
   grad_norm = optim.gradient_norm(opt_state)
   finite = jnp.isfinite(grad_norm)
   keep = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
+  params = keep(optax.apply_updates(state.params, updates), state.params)
   new = dataclasses.replace(
     state,
     step=state.step + 1,
-    params=keep(optax.apply_updates(state.params, updates), state.params),
+    params=params,
     opt_state=keep(opt_state, state.opt_state),
     prediction=zeta0_hat,
     skipped=state.skipped + ~finite,
+    average=_averaged(method, state.average, params["student"]),
   )
   new = sharding.lay_tree(new)
   lr = method.rate(state.step - state.skipped)
   metrics = Metrics(loss, grad_norm, lr, t, state.tau, draws.key_view, new.skipped)
   return new, metrics
+
+
+def _averaged(method: Method, average: Params, student: Params) -> Params:
+  move = lambda old, new: old + (1 - method.average) * (new - old)
+  return jax.tree.map(move, average, student) if method.average else {}
 
 
 @functools.partial(jax.jit, static_argnames=("method", "most"), donate_argnames="state")
@@ -295,7 +323,8 @@ def student_step(
   """
   sigma, sigma_next = (method.student.schedule.sigma(tau) for tau in (state.tau, tau_next))
   zeta = state.latents + noise
-  weights = state.params["student"] if weights is None else weights
+  own = state.average or state.params["student"]
+  weights = own if weights is None else weights
   zeta0_hat = method.student.predict(weights, cond, zeta, state.tau)
   new = dataclasses.replace(
     state,

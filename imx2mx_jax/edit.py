@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from imx2mx_jax import (
   cameras,
+  couplings,
   diffusion,
   distill,
   editors,
@@ -210,7 +211,7 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   arrays, state = saved or ({}, None)
   teacher = _teacher(run, scene, models)
   if run.teacher_alone:
-    edited = _sample_views(teacher, run, models, len(scene.names))
+    edited = _sample_views(teacher, run, scene, models)
     images = _outside_kept(run, scene, _decode(models.vae, edited))
     yield Prepared(images[reference_view(run, scene)], {}, total=0, resumed_at=0)
     yield Finished(images, {})
@@ -237,8 +238,11 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   del models
   yield Prepared(**began, total=_total(plan), resumed_at=int(state.step))
 
-  state = yield from _distill(loop, state)
-  zeta0 = np.asarray(_last_prediction(loop, state))
+  if run.method == "coupled":
+    zeta0 = np.asarray(_coupled(loop, state))
+  else:
+    state = yield from _distill(loop, state)
+    zeta0 = np.asarray(_last_prediction(loop, state))
   if run.output.decoder == "teacher":
     mapping = jax.device_get(state.params["mapping"])
     images = _decode(teacher_vae, distill.align(method, mapping, zeta0))
@@ -305,6 +309,17 @@ def _distill(
       with sharding.on(loop.mesh):
         state = distill.student_step(method, state, cond, tau_next, noise, sampler)
   return state
+
+
+def _coupled(loop: _Loop, state: distill.DistillState) -> Float[Array, "T h w 4"]:
+  """The student's last prediction where the teacher is its partner all the way down."""
+  taus, key = tuple(tau for tau, _ in loop.plan), _keys(loop.run)["iterations"]
+  student, pull = state.params["student"], loop.run.couple.pull
+  levels = {"taus": taus, "pull": pull}
+  with sharding.on(loop.mesh):
+    return couplings.coupled(
+      loop.method, student, loop.teacher, loop.cond, state.latents, key, **levels
+    )
 
 
 def _skipped_at_the_end(before: int, norms: Float[np.ndarray, " count"]) -> int:
@@ -407,7 +422,10 @@ def _method(run: RunConfig, models: Models) -> distill.Method:
     teacher_t=d.teacher_t,
     teacher_t_highest=d.upper,
     teacher_t_shape_factor=d.shape_factor,
+    teacher_t_fall=d.fall,
     cross_view=run.teacher.cross_view,
+    unit=d.unit,
+    average=d.average,
     authors=_authors(run),
   )
 
@@ -471,14 +489,29 @@ def _sample(
 
 
 def _sample_views(
-  teacher: teachers.Teacher, run: RunConfig, models: Models, views: int
+  teacher: teachers.Teacher, run: RunConfig, scene: Scene, models: Models
 ) -> Float[Array, "N h w 4"]:
-  """All views edited by the teacher alone: each by itself, or all after a key view at each step."""
+  """All views edited by the teacher alone, as the method says."""
+  views = len(scene.names)
+  if run.method == "collaborative":
+    return _collaborative(teacher, run, scene, models)
   if run.method != "teacher_cross_view":
     return _sample(teacher, run, models, views)
   steps = run.teacher.steps
   key_views = jax.random.randint(_keys(run)["iterations"], (steps,), 0, views)
   return _sample(teacher, run, models, views, key_views)
+
+
+def _collaborative(
+  teacher: teachers.Teacher, run: RunConfig, scene: Scene, models: Models
+) -> Float[Array, "N h w 4"]:
+  """The photographs' latents, moved by the scores that the views share."""
+  images = pictures.teacher_source(scene.images, run.teacher.size, authors=_authors(run))
+  modes = jax.jit(teachers.encode_sources)(models.vae, images)
+  z0, key = modes * models.vae.module.shape.scaling_factor, _keys(run)["iterations"]
+  steps = {"iterations": run.couple.iterations, "rate": run.couple.rate}
+  bounds = {"lowest": run.distill.t_min, "highest": run.distill.upper}
+  return couplings.collaborative(teacher, z0, key, **steps, **bounds)
 
 
 def _reference(run: RunConfig, scene: Scene, models: Models) -> Float[np.ndarray, "S S 3"]:
@@ -541,7 +574,7 @@ def _last_prediction(loop: _Loop, state: distill.DistillState) -> Float[Array, "
   if _authors(loop.run) and trained_last:
     return state.prediction  # the one from before the last update
   personalised = trained_last or loop.original is None
-  sampler = state.params["student"] if personalised else loop.original
+  sampler = (state.average or state.params["student"]) if personalised else loop.original
   with sharding.on(loop.mesh):
     return _predict(loop.method.student, sampler, loop.cond, state.latents, state.tau)
 

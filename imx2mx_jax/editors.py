@@ -64,7 +64,9 @@ def _instruct_pix2pix(
   text, null = jax.jit(teachers.encode_texts)(models.text_encoder, models.ids)
   source = jax.jit(teachers.encode_sources)(models.vae, images)
   scales = (jnp.float32(run.teacher.text_guidance), jnp.float32(run.teacher.image_guidance))
-  return teachers.InstructPix2Pix(models.unet, text, null, source, *scales)
+  return teachers.InstructPix2Pix(
+    models.unet, text, null, source, *scales, run.teacher.rescale, run.teacher.extended
+  )
 
 
 def _controlnet(
@@ -78,7 +80,14 @@ def _controlnet(
   control = conditions.of_views(scene, views, images, run.teacher.condition)
   scale = jnp.float32(run.teacher.text_guidance)
   return teachers.StableDiffusion(
-    models.unet, text, null, scale, models.controlnet, jnp.asarray(control)
+    models.unet,
+    text,
+    null,
+    scale,
+    models.controlnet,
+    jnp.asarray(control),
+    rescale=run.teacher.rescale,
+    extended=run.teacher.extended,
   )
 
 

@@ -33,7 +33,9 @@ class InstructPix2Pix:
   """InstructPix2Pix with its instruction and its source views.
 
   source: modes of the encoder's posterior, not scaled (InstructPix2Pix's convention).
-  text_scale, image_scale: s_T and s_I, one for all views or one for each.
+  text_scale, image_scale: s_T and s_I, one for all views or one for each. rescale: share by which
+  guidance may not widen the noise. extended: all views look at all of them, as DGE's do (arXiv
+  2404.18929), whatever the key view.
   """
 
   unet: Network
@@ -42,14 +44,19 @@ class InstructPix2Pix:
   source: Float[Array, "N h w 4"]
   text_scale: Float[Array, ""] | Float[Array, " N"]
   image_scale: Float[Array, ""] | Float[Array, " N"]
+  rescale: float = flax.struct.field(pytree_node=False, default=0.0)
+  extended: bool = flax.struct.field(pytree_node=False, default=False)
 
   def predict_noise(
     self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""], key_view: Int[Array, ""] | None = None
   ) -> Float[Array, "N h w 4"]:
     """eps_hat = e_none + s_T (e_text - e_image) + s_I (e_image - e_none)."""
-    e = self.unet(*self.branches(z_t, t), key_view=key_view, views=len(z_t))
+    inputs, views = self.branches(z_t, t), len(z_t)
+    e = self.unet(*inputs, key_view=key_view, views=views, all_views=self.extended)
     e_text, e_image, e_none = jnp.split(e, 3)
-    return diffusion.guide_text_image(e_text, e_image, e_none, self.text_scale, self.image_scale)
+    scales = self.text_scale, self.image_scale
+    guided = diffusion.guide_text_image(e_text, e_image, e_none, *scales)
+    return diffusion.rescale(guided, e_text, self.rescale) if self.rescale else guided
 
   def branches(self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""]):
     """The UNet's inputs: rows (text + image), (image), (nothing), of all views each."""
@@ -62,7 +69,8 @@ class InstructPix2Pix:
 class StableDiffusion:
   """A text-to-image model, with a ControlNet on a picture of each view where there is one.
 
-  control: in [0, 1], eight times the latents' size. prediction: "epsilon" or "v_prediction".
+  control: in [0, 1], of the pictures' size. prediction: "epsilon" or "v_prediction". rescale,
+  extended: as of InstructPix2Pix.
   """
 
   unet: Network
@@ -72,6 +80,8 @@ class StableDiffusion:
   controlnet: Network | None = None
   control: Float[Array, "N H W 3"] | None = None
   prediction: str = flax.struct.field(pytree_node=False, default="epsilon")
+  rescale: float = flax.struct.field(pytree_node=False, default=0.0)
+  extended: bool = flax.struct.field(pytree_node=False, default=False)
 
   def predict_noise(
     self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""], key_view: Int[Array, ""] | None = None
@@ -81,11 +91,13 @@ class StableDiffusion:
     residuals = None
     if self.controlnet is not None:
       residuals = self.controlnet(*inputs, jnp.tile(self.control, (2, 1, 1, 1)))
-    e = self.unet(*inputs, key_view=key_view, views=len(z_t), residuals=residuals)
+    attention = {"key_view": key_view, "views": len(z_t), "all_views": self.extended}
+    e = self.unet(*inputs, **attention, residuals=residuals)
     if self.prediction == "v_prediction":
       e = diffusion.eps_from_v(e, inputs[0], *SCHEDULE.alpha_sigma(t))
     e_none, e_text = jnp.split(e, 2)
-    return diffusion.guide(e_text, e_none, self.text_scale)
+    guided = diffusion.guide(e_text, e_none, self.text_scale)
+    return diffusion.rescale(guided, e_text, self.rescale) if self.rescale else guided
 
   def branches(self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""]):
     """The UNet's inputs: rows (nothing), (text), of all views each."""

@@ -65,3 +65,18 @@ def test_keys_and_values_are_computed_once_for_each_branch():
   rows = {path[-1]: y.shape[0] * y.shape[1] for path, y in projected.items() if "mid" in path}
   assert rows["k"] == rows["v"] == BRANCHES * 4
   assert rows["q"] == VIEWS * rows["k"]
+
+
+def test_with_extended_attention_every_view_of_a_branch_looks_at_all_of_them():
+  network, sample, context = example()
+
+  @jax.jit
+  def predict(sample):
+    y = network(sample, jnp.asarray(500), context, views=VIEWS, all_views=True)
+    return y.reshape(BRANCHES, VIEWS, *y.shape[1:])
+
+  before, branch = predict(sample), 1
+  for view in (0, 3):
+    after = predict(sample.at[branch * VIEWS + view].add(1))
+    changed = np.abs(after - before).max(axis=(2, 3, 4)) > 1e-5
+    assert changed[branch].all() and changed.sum() == VIEWS

@@ -72,9 +72,12 @@ class UNetShape(TrunkShape):
 
 @dataclasses.dataclass(frozen=True)
 class CrossView:
-  """Whose keys and values self-attention takes; rows are branch x views + view."""
+  """Whose keys and values self-attention takes; rows are branch x views + view.
 
-  key: Int[Array, ""]
+  key: None: those of all views.
+  """
+
+  key: Int[Array, ""] | None
   views: int
 
 
@@ -90,7 +93,9 @@ class Conditioning:
 def cross_view_attention(
   attend: Attention, x: Float[Array, "B L D"], cross_view: CrossView | None
 ) -> Float[Array, "B L D"]:
-  """Self-attention in which all views of a branch query the key view (None: each itself).
+  """Self-attention in which all views of a branch query the key view, or all of them.
+
+  cross_view: None: each itself.
 
   The views of a branch are one long row of queries, so that the key view's keys and values are
   computed once and nothing is copied.
@@ -99,6 +104,8 @@ def cross_view_attention(
     return attend(x)
   rows, tokens, width = x.shape
   by_view = x.reshape(rows // cross_view.views, cross_view.views, tokens, width)
+  if cross_view.key is None:
+    return attend(by_view.reshape(len(by_view), -1, width)).reshape(x.shape)
   key = jax.lax.dynamic_index_in_dim(by_view, cross_view.key, axis=1, keepdims=False)
   return attend(by_view.reshape(len(by_view), -1, width), key).reshape(x.shape)
 
@@ -295,16 +302,20 @@ class UNet(Trunk):
     *,
     key_view: Int[Array, ""] | None = None,
     views: int = 1,
+    all_views: bool = False,
     residuals: tuple[list[Float[Array, "B ..."]], Float[Array, "B ..."]] | None = None,
   ) -> Float[Array, "B h w c"]:
     """The network's prediction for B = branches x views rows, the views of a branch adjacent.
 
     sample: noisy latents (for InstructPix2Pix followed by the source latents). timestep: 0..999,
     may be fractional, one for all rows or one for each. context: text embeddings. key_view: the
-    view whose keys and values every view takes in self-attention; None: each its own. residuals:
-    a ControlNet's output, added to the maps on the way down and to the middle's.
+    view whose keys and values every view takes in self-attention; None: each its own. all_views:
+    every view takes those of all views instead. residuals: a ControlNet's output, added to the maps
+    on the way down and to the middle's.
     """
     cross_view = None if key_view is None else CrossView(key_view, views)
+    if all_views:
+      cross_view = CrossView(None, views)
     cond = self.condition(sample, timestep, context, cross_view)
     skips, x = self.descend(self.conv_in(sample), cond)
     if residuals is not None:
