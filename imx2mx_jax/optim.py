@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from imx2mx_jax.shapes import Array, Float, Num
 
@@ -70,18 +71,29 @@ def optimizer(
   weight_decay: float = 0.01,
   authors: bool = False,
   memory: str = "default",
+  muon: bool = False,
 ) -> optax.GradientTransformation:
   """Clips the gradient's global norm, then AdamW with decoupled decay.
 
   Kernels and embeddings are decayed, norms and biases (fewer than two dimensions) are not; the
   authors decay everything. memory: "small" keeps AdamW's first moments in bfloat16; "smallest"
   keeps no first moments and of the second ones only means of rows and columns, as Adafactor does.
-  The same settings give the same object, so that a program compiled for it serves every run with
-  these settings.
+  muon: kernels take Muon's orthogonal steps, as long as AdamW's are, whatever the memory. The same
+  settings give the same object, so that a program compiled for it serves every run with these
+  settings.
   """
   decayed = None if authors else matrices
   first = jnp.bfloat16 if memory == "small" else None
-  if memory == "smallest":
+  if muon:
+    rule = optax.contrib.muon(
+      rate,
+      weight_decay=weight_decay,
+      adam_b1=b1,
+      adam_b2=b2,
+      muon_weight_dimension_numbers=_reduced_axes,
+      consistent_rms=0.2,  # the length of AdamW's steps, arXiv 2502.16982
+    )
+  elif memory == "smallest":
     rule = optax.chain(
       optax.scale_by_factored_rms(decay_rate=0.8, epsilon=1e-30),  # arXiv 1804.04235
       optax.clip_by_block_rms(1.0),
@@ -91,6 +103,17 @@ def optimizer(
   else:
     rule = optax.adamw(rate, b1, b2, eps, mu_dtype=first, weight_decay=weight_decay, mask=decayed)
   return optax.chain(clip_by_global_norm(clip_norm), rule)
+
+
+def _reduced_axes(params: Any) -> Any:
+  """For Muon: kernels are matrices from all axes but the last to the last; None for others."""
+
+  def axes(path: tuple, leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
+    if not str(path[-1].key).endswith("kernel"):
+      return None
+    return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+  return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def matrices(params: Any) -> Any:

@@ -100,3 +100,18 @@ def test_updates_are_adamws_of_the_clipped_gradient():
       np.sqrt(v / (1 - 0.999**step)) + 1e-8
     )
     np.testing.assert_allclose(params["p"], p, rtol=2e-6)
+
+
+def test_muon_levels_a_kernels_singular_values_and_leaves_vectors_to_adam():
+  draw = np.random.default_rng(0).standard_normal
+  params = {"conv/kernel": jnp.zeros((3, 3, 4, 8)), "norm/scale": jnp.zeros(8)}
+  gradient = {name: jnp.float32(draw(leaf.shape)) for name, leaf in params.items()}
+  spread, steps = {}, {}
+  for muon in (True, False):
+    rule = optim.optimizer(constant(0.1), clip_norm=1e9, weight_decay=0.0, muon=muon)
+    steps[muon] = rule.update(gradient, rule.init(params), params)[0]
+    singular = np.linalg.svd(steps[muon]["conv/kernel"].reshape(36, 8), compute_uv=False)
+    spread[muon] = singular.max() / singular.min()
+  assert spread[True] < 1.7 < 2 < spread[False]
+  assert np.sqrt(np.mean(steps[True]["conv/kernel"] ** 2)) == pytest.approx(0.2 * 0.1, rel=0.1)
+  np.testing.assert_allclose(np.abs(steps[True]["norm/scale"]), 0.147, rtol=0.01)  # by Nesterov

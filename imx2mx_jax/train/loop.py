@@ -206,7 +206,7 @@ def make_program(run: TrainConfig, parts: networks.Parts, source: data.Source) -
     parts.graphdefs,
     source,
     rate,
-    optim.optimizer(rate, clip_norm=o.clip, **moments),
+    optim.optimizer(rate, clip_norm=o.clip, muon=o.muon, **moments),
     o.ema,
     jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
   )

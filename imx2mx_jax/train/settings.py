@@ -51,7 +51,7 @@ class FrozenConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-  """AdamW and its learning rate: linear warm-up, cosine decay. Averaged weights."""
+  """AdamW, or Muon, and the learning rate: linear warm-up, cosine decay. Averaged weights."""
 
   lr: float = 1e-3  # after the warm-up
   final_lr: float = 1e-5  # of the last step
@@ -61,6 +61,7 @@ class OptimConfig:
   b2: float = 0.99  # decay of the second moment
   eps: float = 1e-8  # added to the root of the second moment
   weight_decay: float = 0.01  # share of the learning rate
+  muon: bool = False  # kernels take Muon's steps instead of AdamW's
   ema: float = 0.999  # decay of the averaged weights, which are what is written
 
 
