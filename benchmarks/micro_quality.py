@@ -34,6 +34,7 @@ from imx2mx_jax.micro import render, scenes, world
 from imx2mx_jax.models import clip_vision
 from imx2mx_jax.models.network import Network
 from imx2mx_jax.scene import Scene, load_depth, load_scene
+from imx2mx_jax.train import samples
 
 BUNDLED = pathlib.Path(imx2mx_jax.__file__).parent / "micro" / "bundled"
 DRAWN, FIRST_SEED = 16, 910_000_000  # no training draws these seeds
@@ -85,11 +86,6 @@ def _views(folder: pathlib.Path, names: Sequence[str]) -> np.ndarray:
   )
 
 
-def psnr(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-  """Of each picture, in decibels."""
-  return 10 * np.log10(4 / np.square(np.clip(found, -1, 1) - wanted).mean(axis=(-3, -2, -1)))
-
-
 @jax.jit
 def reconstruct(vae: Network, images: jax.Array) -> jax.Array:
   """Encoded and decoded."""
@@ -99,7 +95,7 @@ def reconstruct(vae: Network, images: jax.Array) -> jax.Array:
 def autoencoder(models: pathlib.Path, cases: Sequence[Case]) -> float:
   """vae_psnr."""
   vae = weights.load(models / "student_vae", "student_vae")["vae"]
-  rows = [psnr(reconstruct(vae, case.scene.images), case.scene.images) for case in cases]
+  rows = [samples.psnr(reconstruct(vae, case.scene.images), case.scene.images) for case in cases]
   print(f"autoencoder: {np.mean(rows):.2f} dB over {np.size(rows)} views")
   return float(np.mean(rows))
 
@@ -235,8 +231,8 @@ def _compared(
   truth = images[novel]
   error = lambda views: warp.warp_errors(views, case.depth[novel], c2w[novel], K[novel]).mean
   return {
-    "psnr": psnr(found, truth).mean(),
-    "psnr of copies": psnr(copies, truth).mean(),
+    "psnr": samples.psnr(found, truth).mean(),
+    "psnr of copies": samples.psnr(copies, truth).mean(),
     "warp": error(found),
     "of copies": error(copies),
     "of the truth": error(truth),

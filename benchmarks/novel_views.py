@@ -30,6 +30,7 @@ from imx2mx_jax.micro import scenes, world
 from imx2mx_jax.render import inputs as reading
 from imx2mx_jax.render import settings, views
 from imx2mx_jax.scene import load_depth, load_scene
+from imx2mx_jax.train import samples
 
 SEED = 920_000_000  # no training draws it or the seeds after it
 GIVEN, NOVEL = (3, 6, 1, 4), (0, 2, 5, 7)
@@ -75,8 +76,8 @@ def measured(
   """
   error = lambda images: warp.warp_errors(images, depth, *cams).mean
   return {
-    "psnr": micro_quality.psnr(found, truth).mean(),
-    "psnr_of_copies": micro_quality.psnr(copies, truth).mean(),
+    "psnr": samples.psnr(found, truth).mean(),
+    "psnr_of_copies": samples.psnr(copies, truth).mean(),
     "warp": error(found),
     "warp_of_copies": error(copies),
     "warp_of_truth": error(truth),
