@@ -48,6 +48,8 @@ MAY_IMPORT = {
     "scene_check",
     "sheets",
   },
+  "mapping": {"colmap", "matches"},
+  "poses": {"colmap", "mapping", "scene", "scene_check", "terminal"},
   "weights": {"checkpoint", "models"},
   "evaluate": {
     "evaluate",
