@@ -48,8 +48,14 @@ setup(
   extras_require={
     "cuda": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
-    "colmap": ["pycolmap>=3.12"],
-    "test": ["beartype>=0.22", "pytest>=9.0", "pytest-xdist>=3.6", "ruff>=0.17"],
+    "colmap": ["pycolmap>=4.2"],
+    "test": [
+      "beartype>=0.22",
+      "pycolmap>=4.2",
+      "pytest>=9.0",
+      "pytest-xdist>=3.6",
+      "ruff>=0.17",
+    ],
     # The versions that fit torch's CPU build; plain `torch` would bring gigabytes of CUDA.
     "parity": [
       "kornia==0.9.0",
