@@ -142,18 +142,19 @@ def _model(folder: pathlib.Path) -> str:
 def _would_run(names: Sequence[str]) -> Iterator[str]:
   import jax
 
-  from imx2mx_jax import edit
+  from imx2mx_jax import edit, estimates
   from imx2mx_jax.scene import read_transforms
 
   for name in names:
     try:
       run = config.resolve(config.parse(["doctor", f"--config={name}"]), jax.default_backend())
       edit.check_models(run)
-      read_transforms(run.scene.path)
+      frames = read_transforms(run.scene.path).frames
+      holds = estimates.by_preset(run, len(run.scene.frames or frames))
     except UserError as error:
       yield f"{name} would not run: {error}"
     else:
-      yield f"{name} would run, in {run.dtype}"
+      yield f"{name} would run, in {run.dtype}; {holds}"
 
 
 def _gigabytes(size: int) -> str:

@@ -68,14 +68,21 @@ class Prepared:
 
 
 @dataclasses.dataclass(frozen=True)
+class Traced:
+  """The iterations are about to be compiled. flops: of one of them, on all chips together."""
+
+  flops: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Compiled:
   """The iterations are compiled, or what was compiled for them before is at hand, in `seconds`.
 
-  flops: floating-point operations of an iteration, on all chips together.
+  held: bytes on each chip while they run; 0 where the compiler does not say.
   """
 
   seconds: float
-  flops: int
+  held: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +124,7 @@ class Finished:
 
 
 Plan = list[tuple[int, int]]
-Event = Prepared | Compiled | Progress | Snapshot | Finished
+Event = Prepared | Traced | Compiled | Progress | Snapshot | Finished
 Saved = tuple[dict[str, np.ndarray], distill.DistillState | None]
 
 
@@ -152,6 +159,22 @@ def check_models(run: RunConfig) -> None:
   if not run.teacher_alone:
     _check_student(run)
   instruction_ids(run)
+
+
+def models_of(run: RunConfig) -> dict[str, str]:
+  """{kind: converted folder} of the models that `load_models` reads."""
+  found = {"teacher": run.teacher.weights}
+  if run.teacher.kind == "controlnet":
+    found["controlnet"] = run.teacher.controlnet
+  if run.teacher_alone:
+    return found
+  s = run.student
+  return found | {"student": s.weights, "student_vae": s.vae, "image_encoder": s.image_encoder}
+
+
+def total_iterations(run: RunConfig) -> int:
+  """Updates of the student that the whole run makes."""
+  return _total(_plan(run))
 
 
 def instruction_ids(run: RunConfig) -> Int[np.ndarray, "2 L"]:
@@ -273,7 +296,7 @@ class _Loop:
 
 def _distill(
   loop: _Loop, state: distill.DistillState
-) -> Generator[Compiled | Progress | Snapshot, None, distill.DistillState]:
+) -> Generator[Traced | Compiled | Progress | Snapshot, None, distill.DistillState]:
   """Some iterations at each student timestep, then an Euler step to the next one."""
   run, method, plan, cond = loop.run, loop.method, loop.plan, loop.cond
   key = _keys(run)["iterations"]
@@ -285,8 +308,10 @@ def _distill(
       traced = distill.distill_steps.trace(
         method, state, loop.teacher, cond, key, jnp.int32(0), loop.mask, most=run.log_every
       )
+    yield Traced(flops.of(traced.jaxpr.jaxpr))
+    with sharding.on(loop.mesh):
       steps = traced.lower().compile()
-    yield Compiled(time.monotonic() - began, flops.of(traced.jaxpr.jaxpr))
+    yield Compiled(time.monotonic() - began, _held(steps))
 
   end = skipped = 0
   for here, (tau, iterations) in enumerate(plan):
@@ -311,6 +336,15 @@ def _distill(
   return state
 
 
+def _held(steps: jax.stages.Compiled) -> int:
+  """Bytes on each chip: arguments, which the results take over, and all that is between them."""
+  memory = steps.memory_analysis()
+  if memory is None:
+    return 0
+  results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  return memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
+
+
 def _coupled(loop: _Loop, state: distill.DistillState) -> Float[Array, "T h w 4"]:
   """The student's last prediction where the teacher is its partner all the way down."""
   taus, key = tuple(tau for tau, _ in loop.plan), _keys(loop.run)["iterations"]
@@ -328,10 +362,16 @@ def _skipped_at_the_end(before: int, norms: Float[np.ndarray, " count"]) -> int:
   return int(np.argmax(finite[::-1])) if finite.any() else before + len(finite)
 
 
-def abstract_state(run: RunConfig, scene: Scene, models: Models) -> distill.DistillState:
-  """Shapes and dtypes of the run's state, to restore a saved one into."""
+def abstract_state(run: RunConfig, views: int, models: Models) -> distill.DistillState:
+  """Shapes and dtypes of the state of a run over so many views, to restore a saved one into.
+
+  models: as loaded, or as `weights.described` gives them.
+  """
   method = _method(run, models)
-  state = jax.eval_shape(lambda: _initial_state(run, method, models, len(scene.names) + 1))
+  begin = lambda student: _initial_state(
+    run, method, dataclasses.replace(models, student=student), views + 1
+  )
+  state = jax.eval_shape(begin, models.student)
   mesh = make_mesh(run)
   if mesh.size == 1:
     return state

@@ -48,10 +48,6 @@ def of_iteration(student: int, teacher: int) -> int:
   return 3 * student + teacher
 
 
-def _of(jaxpr: Any) -> int:
-  return sum(_of_equation(equation) for equation in jaxpr.eqns)
-
-
 def _of_equation(equation: Any) -> int:
   name, params = equation.primitive.name, equation.params
   if name == "dot_general":

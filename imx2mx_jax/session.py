@@ -1,15 +1,25 @@
 """One run, from its settings to its folder: what the doors have in common."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import rich.console
 from etils import epath
 
-from imx2mx_jax import colmap, edit, flops, masks, run_folder, scene_check, sheets, terminal
+from imx2mx_jax import (
+  colmap,
+  edit,
+  estimates,
+  flops,
+  masks,
+  run_folder,
+  scene_check,
+  sheets,
+  terminal,
+)
 from imx2mx_jax.config import RunConfig
-from imx2mx_jax.errors import DivergedError
+from imx2mx_jax.errors import ConfigError, DivergedError
 from imx2mx_jax.evaluate import measures, runs, tables
 from imx2mx_jax.report import page
 from imx2mx_jax.scene import Scene, load_scene, read_transforms
@@ -36,29 +46,34 @@ def edit_scene(
 
 
 def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Path:
-  began, compiled = time.monotonic(), edit.Compiled(0.0, 0)
+  began = time.monotonic()
   with run_folder.opened(run) as folder, terminal.Iterations() as iterations:
     scene, models = _load(run, load_models)
-    saved = folder.saved(scene, lambda: edit.abstract_state(run, scene, models))
+    saved = folder.saved(scene, lambda: edit.abstract_state(run, len(scene.names), models))
     going_on = f"going on after {folder.step} iterations"
     print(going_on if saved else "editing the reference view", flush=True)
     events = edit.edit(run, scene, models, saved)
     del models  # so that the encoders are freed when they have done their part
-    for event in events:
+    for event in _fitting(run, events):
       # Obeyed where the state is at hand; at a snapshot it is not.
       stopping = stop.heard and not isinstance(event, edit.Snapshot)
       match event:
         case edit.Prepared():
           folder.begin(scene, event.reference, event.saved)
           iterations.begin(event.resumed_at, event.total)
+        case edit.Traced():
+          traced = event
+          _foretell(event, edit.total_iterations(run) - folder.step)
+          continue
         case edit.Compiled():
           compiled = event
-          iterations.compiled(event.seconds)
+          iterations.compiled(event.seconds, estimates.gigabytes(event.held))
           continue
         case edit.Progress():
           count = len(event.metrics["loss"])
           images = count * len(scene.names) / event.seconds
-          folder.log(event.step, event.metrics, images, _speeds(compiled, count / event.seconds))
+          speeds = _speeds(traced.flops * count / event.seconds, compiled.seconds)
+          folder.log(event.step, event.metrics, images, speeds)
           iterations.show(event.step, event.seconds, float(event.metrics["loss"][-1]))
           lost = 0 < run.optim.max_skipped <= event.skipped
           last = event.step == event.total
@@ -77,12 +92,36 @@ def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Pat
         return folder.path
 
 
-def _speeds(compiled: edit.Compiled, iterations: float) -> dict[str, float]:
-  """What the journal says besides. iterations: in a second."""
-  rate, peak = compiled.flops * iterations / 1e12, flops.peak(jax.devices())
-  share = {"share_of_peak": round(rate / peak, 4)} if peak else {}
-  compiling = round(compiled.seconds, 2)
-  return {"compile_seconds": compiling, "tflops_per_second": float(f"{rate:.4g}"), **share}
+def _fitting(run: RunConfig, events: Iterator[edit.Event]) -> Iterator[edit.Event]:
+  """The events; a device that runs out of memory on the way is told in a sentence."""
+  try:
+    yield from events
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    first = str(error).partition("\n")[0]
+    raise ConfigError(
+      f"--config.memory={run.memory}: the device has not enough memory for this edit ({first}); "
+      "--config.memory=small or smallest holds less, more devices (--config.mesh.fsdp=-1) share it"
+    ) from error
+
+
+def _foretell(traced: edit.Traced, iterations: int) -> None:
+  """How long the rest should take, while it is being compiled."""
+  seconds, assumed = estimates.duration(traced.flops * iterations, jax.devices())
+  each = f"{traced.flops / 1e12:.3g} TFLOP an iteration"
+  print(f"then about {terminal.duration(seconds)} ({each}, {assumed})", flush=True)
+
+
+def _speeds(rate: float, compiling: float) -> dict[str, float]:
+  """What the journal says besides. rate: operations in a second."""
+  tera, peak = rate / 1e12, flops.peak(jax.devices())
+  share = {"share_of_peak": round(tera / peak, 4)} if peak else {}
+  return {
+    "compile_seconds": round(compiling, 2),
+    "tflops_per_second": float(f"{tera:.4g}"),
+    **share,
+  }
 
 
 def _measure(folder: epath.Path) -> None:
@@ -157,4 +196,6 @@ def _load(run: RunConfig, load_models: Loader) -> tuple[Scene, edit.Models]:
   print(f"{views}, on {device}", flush=True)
   if run.compat != "authors":
     _warn_of_cameras(run, scene)
+  for line in estimates.check(run, len(scene.names)):
+    print(line, flush=True)
   return scene, load_models(run)

@@ -96,12 +96,15 @@ class Iterations:
     else:
       print(f"compiling; {total - done} iterations to go", flush=True)
 
-  def compiled(self, seconds: float) -> None:
-    """Before the first call; its time and the calls' times have nothing in common."""
+  def compiled(self, seconds: float, held: str) -> None:
+    """Before the first call; its time and the calls' times have nothing in common.
+
+    held: of each device's memory, in words.
+    """
     if self._bar:
       self._bar.update(self._bar.task_ids[0], description="the first iterations")
     else:
-      print(f"compiled in {seconds:.1f} s", flush=True)
+      print(f"compiled in {seconds:.1f} s; holds {held} on each device", flush=True)
 
   def show(self, done: int, seconds: float, loss: float) -> None:
     """After a call. done: iterations so far. seconds: of this call. loss: of its last iteration."""

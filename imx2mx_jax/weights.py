@@ -134,6 +134,13 @@ def load(
   }
 
 
+def described(folder: str | pathlib.Path, kind: str, *, dtype=jnp.float32) -> dict[str, Network]:
+  """What `load` gives, with ShapeDtypeStructs for parameters. Raises what `read_info` does."""
+  networks = read_info(folder, kind).networks
+  make = lambda name, shape: abstract(NETWORKS[name][0], shape, dtype=dtype)
+  return {name: make(name, stored.shape) for name, stored in networks.items()}
+
+
 def keeping() -> Callable[..., dict[str, Network]]:
   """A `load` that keeps the last five folders, as many as an edit has, in the host's memory.
 

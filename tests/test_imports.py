@@ -88,6 +88,7 @@ MAY_IMPORT = {
     "tokenizer",
     "weights",
   },
+  "estimates": {"config", "edit", "flops", "weights"},
   "journal": {"sheets"},
   "resumable": {"checkpoint"},
   "run_folder": {
@@ -108,6 +109,7 @@ MAY_IMPORT = {
     "masks",
     "config",
     "edit",
+    "estimates",
     "evaluate",
     "flops",
     "report",
@@ -122,7 +124,7 @@ MAY_IMPORT = {
   "jobs": {"config"},
   "series": {"config", "jobs", "run_folder", "terminal"},
   "batch": {"compilation", "edit", "jobs", "series", "session", "terminal", "weights"},
-  "doctor": {"compilation", "config", "edit", "scene", "terminal", "weights"},
+  "doctor": {"compilation", "config", "edit", "estimates", "scene", "terminal", "weights"},
   "render": {
     "cameras",
     "checkpoint",

@@ -2,10 +2,12 @@
 
 import json
 
+import jax
 import pytest
 from etils import epath
 
 from imx2mx_jax import config, session, terminal
+from imx2mx_jax.errors import ConfigError
 from tests.evaluate.support import SCENE, finished, views
 
 
@@ -35,3 +37,15 @@ def test_a_stopped_run_is_not_measured(edited):
   stop.obeyed = True
   session.edit_scene(config.RunConfig(), stop)
   assert not (edited / "metrics.json").exists()
+
+
+def test_a_device_without_memory_is_told_in_a_sentence():
+  def events(message):
+    yield "prepared"
+    raise jax.errors.JaxRuntimeError(message)
+
+  run = config.RunConfig()
+  with pytest.raises(ConfigError, match=r"memory=default: .* \(RESOURCE_EXHAUSTED: 9 GB\); "):
+    list(session._fitting(run, events("RESOURCE_EXHAUSTED: 9 GB\nand much more")))
+  with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+    list(session._fitting(run, events("INTERNAL: something else")))
