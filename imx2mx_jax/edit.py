@@ -140,10 +140,10 @@ def load_models(run: RunConfig, load: Callable[..., dict[str, Network]] = weight
     models = dataclasses.replace(models, **load(run.teacher.controlnet, "controlnet", dtype=dtype))
   if run.teacher_alone:
     return models
-  s = run.student
+  s, divide = run.student, functools.partial(sharding.put, make_mesh(run))
   return dataclasses.replace(
     models,
-    student=load(s.weights, "student", dtype=dtype)["seva"],
+    student=load(s.weights, "student", dtype=dtype, place=divide)["seva"],
     student_vae=load(s.vae, "student_vae", dtype=dtype)["vae"],
     image_encoder=load(s.image_encoder, "image_encoder", dtype=dtype)["vision"],
   )
@@ -248,7 +248,7 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   cond = _condition(run, scene, models, reference)
   if state is None:
     zeta0 = _edits(run, scene, models, teacher, reference) if run.method == "sdedit" else None
-    state = _initial_state(run, method, models, len(scene.names) + 1, zeta0)
+    state = _first_state(run, method, models, len(scene.names) + 1, zeta0)
   # From here on the encoders are not needed; the caller lets go of them too.
   original = models.student.params if run.distill.finish == "original" else None
   mask = None if scene.masks is None else masks.on_grid(scene.masks, method.grid)
@@ -474,6 +474,24 @@ def _grid(vae: Network, size: int) -> tuple[int, int]:
   """The latents' height and width for pictures of `size` pixels."""
   cells = size // 2 ** (len(vae.module.shape.channels) - 1)
   return cells, cells
+
+
+def _first_state(
+  run: RunConfig,
+  method: distill.Method,
+  models: Models,
+  frames: int,
+  zeta0: Float[Array, "T h w 4"] | None,
+) -> distill.DistillState:
+  """The initial state on the run's mesh, whole on no chip at any moment."""
+  mesh = make_mesh(run)
+  begin = lambda student: _initial_state(
+    run, method, dataclasses.replace(models, student=student), frames, zeta0
+  )
+  if mesh.size == 1:
+    return begin(models.student)
+  places = sharding.of_tree(mesh, jax.eval_shape(begin, models.student))
+  return jax.jit(begin, out_shardings=places)(models.student)
 
 
 def _initial_state(

@@ -119,23 +119,40 @@ def read_info(folder: str | pathlib.Path, kind: str) -> ModelInfo:
   return info
 
 
+def _first_device(params: Params) -> Params:
+  return params
+
+
 def load(
-  folder: str | pathlib.Path, kind: str, *, dtype=jnp.float32, param_dtype=jnp.float32
+  folder: str | pathlib.Path,
+  kind: str,
+  *,
+  dtype=jnp.float32,
+  param_dtype=jnp.float32,
+  place: Callable[[Params], Params] = _first_device,
 ) -> dict[str, Network]:
-  """{name: network} of a converted folder, on the first device.
+  """{name: network} of a converted folder.
 
   dtype: the networks' compute dtype. param_dtype: the parameters' dtype in memory, whatever it is
-  on disk. Raises WeightsError as `read_info` does, and where the arrays are not those that
-  model.json describes.
+  on disk. place: lays parameters out on the devices, some at a time, so that no device has to hold
+  all of a network that many share. Raises WeightsError as `read_info` does, and where the arrays
+  are not those that model.json describes.
   """
   info = read_info(folder, kind)
   return {
-    name: _load(pathlib.Path(folder), info, name, dtype, param_dtype) for name in info.networks
+    name: _load(pathlib.Path(folder), info, name, dtype, param_dtype, place)
+    for name in info.networks
   }
 
 
-def described(folder: str | pathlib.Path, kind: str, *, dtype=jnp.float32) -> dict[str, Network]:
-  """What `load` gives, with ShapeDtypeStructs for parameters. Raises what `read_info` does."""
+def described(
+  folder: str | pathlib.Path, kind: str, *, dtype=jnp.float32, place: Any = None
+) -> dict[str, Network]:
+  """What `load` gives, with ShapeDtypeStructs for parameters, which lie nowhere.
+
+  Raises what `read_info` does.
+  """
+  del place
   networks = read_info(folder, kind).networks
   make = lambda name, shape: abstract(NETWORKS[name][0], shape, dtype=dtype)
   return {name: make(name, stored.shape) for name, stored in networks.items()}
@@ -151,7 +168,12 @@ def keeping() -> Callable[..., dict[str, Network]]:
   def kept(folder: str, kind: str, dtype: np.dtype) -> dict[str, Network]:
     return jax.device_get(load(folder, kind, dtype=dtype))
 
-  return lambda folder, kind, *, dtype: jax.device_put(kept(folder, kind, dtype))
+  def load_again(folder, kind, *, dtype, place=_first_device):
+    networks = kept(folder, kind, dtype).items()
+    put = lambda params: jax.device_put(place(params))
+    return {name: Network(net.graphdef, put(net.params)) for name, net in networks}
+
+  return load_again
 
 
 def read(
@@ -176,12 +198,12 @@ def stored_size(folder: pathlib.Path, format: str, name: str) -> int:
   return sum(file.stat().st_size for file in (folder / name).rglob("*") if file.is_file())
 
 
-def _load(folder: pathlib.Path, info: ModelInfo, name: str, dtype, param_dtype) -> Network:
+def _load(folder: pathlib.Path, info: ModelInfo, name: str, dtype, param_dtype, place) -> Network:
   network = abstract(NETWORKS[name][0], info.networks[name].shape, dtype=dtype)
   params: Params = {}
   try:
     for part in read(folder, info, name, param_dtype):
-      params |= {path: jnp.asarray(array, param_dtype) for path, array in part.items()}
+      params |= place({path: jnp.asarray(array, param_dtype) for path, array in part.items()})
   except (checkpoint.CheckpointError, SafetensorError, OSError) as error:
     raise WeightsError(f"{folder}: {name} is damaged ({error}); {_again(info.kind)}") from error
   if wrong := _first_difference(network.params, params):

@@ -42,6 +42,29 @@ def test_two_edits_of_four_chips_each_come_out_as_alone():
   assert found["spec"] == ["edit", None, None, None, "fsdp"]
 
 
+_DIVIDED = """
+import jax
+from imx2mx_jax import config, edit
+from tests.cli.support import arguments
+run = config.resolve(config.parse(["main", *arguments("run")]))
+params = edit.load_models(run).student.params.values()
+parts = dict.fromkeys(jax.devices(), 0)
+for shard in (shard for array in params for shard in array.addressable_shards):
+  parts[shard.device] += shard.data.nbytes
+whole = sum(array.nbytes for array in params)
+print(len(parts), max(parts.values()) / whole, min(parts.values()) / whole)
+"""
+
+
+def test_a_student_is_read_in_parts_by_the_chips_that_share_it():
+  environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+  command = [sys.executable, "-W", "error", "-c", _DIVIDED]
+  printed = subprocess.check_output(command, cwd=REPOSITORY, env=environment, text=True)
+  chips, most, least = map(float, printed.split())
+  assert chips == 4
+  assert 0.25 <= least == most < 0.5  # norms and biases are whole on every chip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["1x8", "8x1", "1x3"])
 def test_other_meshes_come_out_as_one_device(mesh):

@@ -44,6 +44,6 @@ def test_a_run_goes_on_on_one_device_and_then_on_eight_again(
   ours, theirs = (support.journal(where) for where in (folder, finished.folder))
   for mine, other in zip(ours, theirs, strict=True):
     assert mine["t"] == other["t"]
-    assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3, abs=1e-4)  # of about 0.1
   grids = [np.asarray(Image.open(f / "grid.png"), int) for f in (folder, finished.folder)]
   assert np.abs(grids[0] - grids[1]).max() <= 2
