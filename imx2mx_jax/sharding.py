@@ -10,7 +10,7 @@ memory; without a mesh, or on one chip, nothing here does anything.
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,6 +67,20 @@ def put(mesh: Mesh, tree: Any) -> Any:
 def chips() -> int:
   """How many chips share an edit where this is traced; 1 without a mesh."""
   return jax.sharding.get_abstract_mesh().shape.get(CHIPS, 1)
+
+
+def is_divided() -> bool:
+  """Whether what is traced here is one chip's part, of which the compiler divides nothing more."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return all(mesh.shape[axis] == 1 for axis in mesh.auto_axes)
+
+
+def by_itself(function: Callable) -> Callable:
+  """A function of arrays where the mesh `is_divided`, which then holds for axes of one chip too."""
+  left = jax.sharding.get_abstract_mesh().auto_axes
+  if not left:
+    return function
+  return jax.shard_map(function, in_specs=P(), out_specs=P(), axis_names=set(left), check_vma=False)
 
 
 def lay(x: Array, name: str) -> Array:

@@ -1,16 +1,19 @@
 """Softmax attention behind one function.
 
-Long sequences are computed a block of queries at a time. That is exact, as a query's softmax needs
-its own scores only, and neither the result nor the gradient ever holds more than a block's scores.
+Long sequences are computed by the platform's kernel (flash.py), where it has one for them, else a
+block of queries at a time. That is exact, as a query's softmax needs its own scores only, and
+neither the result nor the gradient ever holds more than a block's scores.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from imx2mx_jax import sharding
+from imx2mx_jax.models import flash
 from imx2mx_jax.shapes import Array, Float, Int
 
 SCORES_IN_CACHE = 2**19
@@ -53,7 +56,11 @@ def shared_attention(
     specs = [sharding.spec(named.get(how, how), 4) for how in (of_queries, of_keys, of_keys)]
     on_a_chip = functools.partial(attention, causal=causal)
     y = jax.shard_map(
-      on_a_chip, in_specs=tuple(specs), out_specs=specs[0], axis_names={sharding.CHIPS}
+      on_a_chip,
+      in_specs=tuple(specs),
+      out_specs=specs[0],
+      axis_names={sharding.CHIPS},
+      check_vma=False,  # kernels do not say which axes they vary along
     )(*split)
   return sharding.lay(y.reshape(padded.shape), of_queries)[:, : q.shape[1]]
 
@@ -78,17 +85,22 @@ def attention(
   causal: bool = False,
 ) -> Float[Array, "B L n d"]:
   """softmax(q k^T / sqrt(d)) v, softmax in float32. causal: query i sees the keys up to i."""
-  heads = [x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (q, k, v)]
-  if len(heads[0]) * q.shape[1] * k.shape[1] <= SCORES_IN_CACHE:
-    y = _heads(*heads, look_up=_look_up, most=SCORES_IN_CACHE, causal=causal)
-  else:
-    # The gradient makes the scores again.
-    blocks = functools.partial(_heads, look_up=jax.checkpoint(_look_up), causal=causal)
-    y = jax.lax.platform_dependent(
-      *heads,
-      cpu=functools.partial(blocks, most=SCORES_IN_CACHE),
-      default=functools.partial(blocks, most=SCORES_IN_MEMORY),
-    )
+  if q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] <= SCORES_IN_CACHE:
+    return _in_blocks(q, k, v, look_up=_look_up, most=SCORES_IN_CACHE, causal=causal)
+  # The gradient makes the scores again.
+  blocks = functools.partial(_in_blocks, look_up=jax.checkpoint(_look_up), causal=causal)
+  platforms = {"cpu": functools.partial(blocks, most=SCORES_IN_CACHE)}
+  if not causal:
+    platforms |= flash.kernels(q, k)
+  elsewhere = functools.partial(blocks, most=SCORES_IN_MEMORY)
+  return jax.lax.platform_dependent(q, k, v, default=elsewhere, **platforms)
+
+
+def _in_blocks(
+  q: Float[Array, "B L n d"], k: Float[Array, "B M n d"], v: Float[Array, "B M n d"], **how: Any
+) -> Float[Array, "B L n d"]:
+  """`_heads` of the heads of all rows."""
+  y = _heads(*[x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in (q, k, v)], **how)
   return y.reshape(q.shape[0], q.shape[2], *y.shape[1:]).swapaxes(1, 2)
 
 
