@@ -91,8 +91,14 @@ class TeacherSchedule:
     """sigma_t of every t."""
     return np.sqrt(1 - self.alphas_cumprod)
 
-  def alpha_sigma(self, t: Index) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """alpha_t and sigma_t."""
+  def alpha_sigma(
+    self, t: Index | Num[Array, ""]
+  ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """alpha_t and sigma_t. Between timesteps their ratio is interpolated, as in `euler_steps`."""
+    if jnp.issubdtype(jnp.result_type(t), jnp.floating):
+      ratio = jnp.interp(t, jnp.arange(self.steps), jnp.asarray(self.sigmas / self.alphas))
+      alpha = jax.lax.rsqrt(1 + ratio**2)
+      return alpha, ratio * alpha
     return jnp.asarray(self.alphas)[t], jnp.asarray(self.sigmas)[t]
 
   def euler_steps(

@@ -179,3 +179,13 @@ def test_the_matched_timestep_is_the_students():
 def test_an_unknown_rule_is_an_error():
   with pytest.raises(ValueError, match="'gaussian'"):
     diffusion.teacher_timestep(jnp.float32(0.3), 974, "gaussian")
+
+
+def test_between_timesteps_the_teacher_has_the_noise_of_its_sampling():
+  timesteps, ratios = TEACHER.euler_steps(7)
+  for t, ratio in zip(timesteps, ratios, strict=False):
+    alpha, sigma = TEACHER.alpha_sigma(jnp.float32(t))
+    assert sigma / alpha == pytest.approx(ratio, rel=1e-5)
+    assert alpha**2 + sigma**2 == pytest.approx(1, rel=1e-6)
+  whole, exact = TEACHER.alpha_sigma(jnp.float32(300)), TEACHER.alpha_sigma(300)
+  assert np.asarray(whole) == pytest.approx(np.asarray(exact), rel=1e-6)
