@@ -123,17 +123,22 @@ def lens_displacement(
 
 
 def undistort(
-  image: Float[np.ndarray, "H W 3"], K: Float[np.ndarray, "3 3"], coefficients: Mapping[str, float]
-) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "3 3"]]:
+  image: Float[np.ndarray, "H W *channels"],
+  K: Float[np.ndarray, "3 3"],
+  coefficients: Mapping[str, float],
+  nearest: bool = False,
+) -> tuple[Float[np.ndarray, "H W *channels"], Float[np.ndarray, "3 3"]]:
   """The picture that a pinhole would have taken, of the same size, and its intrinsics in pixels.
 
   It shows as much as leaves no empty border. coefficients: as of `lens_displacement`.
+  nearest: without interpolation, as depth wants it.
   """
   size, lens = image.shape[1::-1], opencv_lens(coefficients)
   given = K - _HALF
   straight, _ = cv2.getOptimalNewCameraMatrix(given, lens, size, 0, size)
   maps = cv2.initUndistortRectifyMap(given, lens, None, straight, size, cv2.CV_32FC1)
-  image = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+  how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+  image = cv2.remap(image, *maps, how, borderMode=cv2.BORDER_REPLICATE)
   return image, straight + _HALF
 
 

@@ -256,7 +256,7 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   state, teacher, cond, original = (
     sharding.put(mesh, tree) for tree in (state, teacher, cond, original)
   )
-  loop = _Loop(run, method, plan, mesh, teacher, cond, models.student_vae, original, mask)
+  loop = _Loop(run, scene, method, plan, mesh, teacher, cond, models.student_vae, original, mask)
   teacher_vae = models.vae
   del models
   yield Prepared(**began, total=_total(plan), resumed_at=int(state.step))
@@ -284,6 +284,7 @@ class _Loop:
   """
 
   run: RunConfig
+  scene: Scene
   method: distill.Method
   plan: Plan
   mesh: Mesh
@@ -326,7 +327,8 @@ def _distill(
       skipped = _skipped_at_the_end(skipped, metrics["grad_norm"])
       yield Progress(step, state, metrics, time.monotonic() - began, total, skipped)
       if run.image_every and step // run.image_every > (step - count) // run.image_every:
-        yield Snapshot(step, tau, _decode(loop.vae, np.asarray(state.prediction)[1:]))
+        images = _decode(loop.vae, np.asarray(state.prediction)[1:])
+        yield Snapshot(step, tau, _outside_kept(run, loop.scene, images))
     if here + 1 < len(plan):
       tau_next = jnp.int32(plan[here + 1][0])
       noise = _accidental_noise(run, method, state, tau) if _authors(run) else 0.0

@@ -38,7 +38,7 @@ class Scene:
   float64, neither centred nor scaled. K: intrinsics in units of the square's side. names: the
   pictures' file names, no two with the same stem. frames: their positions in the file's list, and
   file_paths as they stand there. path: the file of cameras. masks: which pixels may change, None
-  where all may (imx2mx_jax/masks.py).
+  where all may (imx2mx_jax/masks.py). undistorted: whether the pictures were freed of distortion.
   """
 
   images: Float[np.ndarray, "N S S 3"]
@@ -49,6 +49,7 @@ class Scene:
   file_paths: tuple[str, ...]
   path: str
   masks: Bool[np.ndarray, "N S S"] | None = None
+  undistorted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,7 @@ def load_scene(
     tuple(chosen),
     file_paths,
     str(transforms.file),
+    undistorted=undistort and not authors,
   )
 
 
@@ -128,15 +130,16 @@ def load_depth(scene: Scene, size: int) -> Float[np.ndarray, "N S S"] | None:
   """The views' depth along the viewing axis, in the poses' units; None where a frame has none.
 
   Each pixel has the nearest sample of its frame's `depth_file_path`, times the file's
-  `depth_unit_scale_factor` (0.001 where that is missing, as in nerfstudio); 0 is unknown. Frames
-  that an EXIF tag turns are not supported. Raises: SceneError.
+  `depth_unit_scale_factor` (0.001 where that is missing, as in nerfstudio); 0 is unknown. It is
+  straightened where the scene's pictures are. Frames that an EXIF tag turns are not supported.
+  Raises: SceneError.
   """
   transforms = read_transforms(scene.path)
   files = [transforms.frames[index].get("depth_file_path") for index in scene.frames]
   if not all(files):
     return None
   scale = float(transforms.top.get("depth_unit_scale_factor", 1e-3))
-  views = [_depth(transforms, index, size) for index in scene.frames]
+  views = [_depth(transforms, index, size, scene.undistorted) for index in scene.frames]
   return np.stack(views) * np.float32(scale)
 
 
@@ -354,7 +357,7 @@ def _stated_size(transforms: Transforms, index: int) -> tuple[float | None, floa
   return w, h
 
 
-def _depth(transforms: Transforms, index: int, size: int) -> np.ndarray:
+def _depth(transforms: Transforms, index: int, size: int, undistorted: bool) -> np.ndarray:
   """[S S] float32, in the file's own units."""
   path = transforms.file.parent / transforms.frames[index]["depth_file_path"]
   try:
@@ -365,6 +368,11 @@ def _depth(transforms: Transforms, index: int, size: int) -> np.ndarray:
       f"{transforms.where(index)}: the depth {path} cannot be read ({e}); save it again as a PNG "
       "of 16 bits, or remove depth_file_path"
     ) from None
+  if undistorted and any(lens(transforms, index).values()):
+    view = read_view(transforms, index)
+    scale = [depth.shape[1] / view.image.shape[1], depth.shape[0] / view.image.shape[0], 1]
+    K = np.diag(scale) @ view.K
+    depth, _ = cameras.undistort(depth, K, view.lens, nearest=True)
   crop = cameras.square_crop(depth.shape[:2], size)
   rows, columns = (
     ((np.arange(size) + 0.5 + start) * side / new).astype(int)

@@ -1,6 +1,7 @@
 """Scenes from disk: what is read, and what a user is told about what cannot be."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 import logging
@@ -17,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from imx2mx_jax import cameras
 from imx2mx_jax.errors import SceneError
-from imx2mx_jax.scene import load_scene, view_of
+from imx2mx_jax.scene import load_depth, load_scene, view_of
 
 WIDTH, HEIGHT, SIZE = 40, 30, 16
 EXIF_ORIENTATION = 0x0112
@@ -338,6 +339,24 @@ class TestLensDistortion:
       errors[undistort] = np.abs(scene.images[0, ..., :2] - rays).max()
     assert errors[True] < 0.01
     assert errors[False] > 0.05
+
+  def test_depth_lies_under_the_pictures_that_were_straightened(self, folder):
+    """The picture shows the depth: they agree as well with distortion as without."""
+    size, levels = 64, np.arange(64 * 64).reshape(64, 64) // 64 * 900 + 4000
+    shown = np.repeat((levels / 257)[..., None], 3, axis=2)
+    folder.top = {"fl_x": 60.0, "w": size, "h": size, "k1": -0.2, "p1": 0.01}
+    for index in (0, 1):
+      folder.save(index, Image.fromarray(np.rint(shown).astype(np.uint8)))
+      Image.fromarray(levels.astype(np.uint16)).save(folder.path / f"depth_{index}.png")
+      folder.frames[index]["depth_file_path"] = f"depth_{index}.png"
+    errors = {}
+    for undistort in (True, False):
+      scene = folder.load(0, 1, size=size, undistort=undistort)
+      depth = load_depth(scene, size)[0] / 1e-3 / 65535 * 2 - 1
+      errors[undistort] = np.abs(scene.images[0, ..., 0] - depth).max()
+      given = load_depth(dataclasses.replace(scene, undistorted=not undistort), size)[0]
+      assert np.abs(scene.images[0, ..., 0] - given / 1e-3 / 65535 * 2 + 1).max() > 0.035
+    assert max(errors.values()) < 0.02  # half a row
 
   def test_coefficients_stay_with_their_names(self):
     every = dict(zip(cameras.DISTORTION, (1, 2, 3, 4, 5, 6, 7, 8), strict=True))

@@ -20,6 +20,11 @@ def test_nothing_outside_the_mask_changes(tmp_path, cache):
   photographs = load_scene(support.SMALL["scene.path"], (2, 0), size=32)
   size = support.SMALL["teacher.size"]
   own = pictures.to_uint8(pictures.teacher_source(photographs.images, size))
+  # On the way there it is the same; the pictures are the student's, side by side.
+  snapshot = np.asarray(Image.open(folder / "snapshots" / "000006.png"))
+  np.testing.assert_array_equal(
+    snapshot[:, 16:32], pictures.to_uint8(photographs.images)[0, :, 16:]
+  )
   first, second = (np.asarray(Image.open(folder / "edited" / name)) for name in photographs.names)
   half = own.shape[1] // 2
   np.testing.assert_array_equal(first[:, half:], own[0, :, half:])
