@@ -72,8 +72,10 @@ def as_sd2(shape: SevaShape) -> UNetShape:
   )
 
 
-def theirs(shape: UNetShape, rows: int, cells: int, tokens: int) -> Callable[[], object]:
-  """diffusers' UNet of this shape, ready to be called."""
+def theirs(
+  shape: UNetShape, rows: int, cells: int, tokens: int, device: str = "cpu"
+) -> Callable[[], object]:
+  """diffusers' UNet of this shape, ready to be called; on "cuda" in bfloat16."""
   down = {False: "DownBlock2D", True: "CrossAttnDownBlock2D"}
   up = {False: "UpBlock2D", True: "CrossAttnUpBlock2D"}
   model = UNet2DConditionModel(
@@ -88,8 +90,10 @@ def theirs(shape: UNetShape, rows: int, cells: int, tokens: int) -> Callable[[],
     norm_num_groups=shape.groups,
     use_linear_projection=True,
   ).eval()
-  sample = torch.randn(rows, shape.in_channels, cells, cells)
-  context = torch.randn(rows, tokens, shape.context_width)
+  like = {"device": device, "dtype": torch.float32 if device == "cpu" else torch.bfloat16}
+  model = model.to(**like)
+  sample = torch.randn(rows, shape.in_channels, cells, cells, **like)
+  context = torch.randn(rows, tokens, shape.context_width, **like)
 
   def call():
     with torch.inference_mode():

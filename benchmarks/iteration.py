@@ -37,7 +37,7 @@ def main() -> None:
   scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size)
   events = edit.edit(run, scene, edit.load_models(run), None)
   next(events)  # all is prepared
-  compiling = next(events).seconds
+  compiling = next(event.seconds for event in events if isinstance(event, edit.Compiled))
   seconds = [event.seconds for event in itertools.islice(events, CALLS)]
   print(
     f"micro models, {len(scene.names)} views: {compiling:.1f} s to compile, "
