@@ -119,17 +119,13 @@ def read_info(folder: str | pathlib.Path, kind: str) -> ModelInfo:
   return info
 
 
-def _first_device(params: Params) -> Params:
-  return params
-
-
 def load(
   folder: str | pathlib.Path,
   kind: str,
   *,
   dtype=jnp.float32,
   param_dtype=jnp.float32,
-  place: Callable[[Params], Params] = _first_device,
+  place: Callable[[Params], Params] = jax.device_put,
 ) -> dict[str, Network]:
   """{name: network} of a converted folder.
 
@@ -168,7 +164,7 @@ def keeping() -> Callable[..., dict[str, Network]]:
   def kept(folder: str, kind: str, dtype: np.dtype) -> dict[str, Network]:
     return jax.device_get(load(folder, kind, dtype=dtype))
 
-  def load_again(folder, kind, *, dtype, place=_first_device):
+  def load_again(folder, kind, *, dtype, place=jax.device_put):
     networks = kept(folder, kind, dtype).items()
     put = lambda params: jax.device_put(place(params))
     return {name: Network(net.graphdef, put(net.params)) for name, net in networks}
