@@ -20,6 +20,7 @@ import psutil
 
 from imx2mx_jax import __version__, config
 from imx2mx_jax.errors import UserError
+from imx2mx_jax.terminal import gigabytes
 
 _CONFIGS = ("configs/default.py", "configs/paper.py:person_knight")
 _PACKAGES = (
@@ -69,8 +70,8 @@ def _program() -> Iterator[str]:
 def _machine() -> Iterator[str]:
   memory, disk = psutil.virtual_memory(), psutil.disk_usage(".")
   yield f"{platform.platform()}, {psutil.cpu_count()} cores"
-  yield f"memory: {_gigabytes(memory.available)} free of {_gigabytes(memory.total)}"
-  yield f"disk of {pathlib.Path.cwd()}: {_gigabytes(disk.free)} free of {_gigabytes(disk.total)}"
+  yield f"memory: {gigabytes(memory.available)} free of {gigabytes(memory.total)}"
+  yield f"disk of {pathlib.Path.cwd()}: {gigabytes(disk.free)} free of {gigabytes(disk.total)}"
   for name, value in sorted(os.environ.items()):
     if name.startswith(("JAX_", "XLA_", "IMX2MX_")):
       yield f"{name}={value}"
@@ -96,7 +97,7 @@ def _free(stats: Mapping[str, int]) -> str:
   if not {"bytes_limit", "bytes_in_use"} <= stats.keys():
     return ""
   limit = stats["bytes_limit"]
-  return f", {_gigabytes(limit - stats['bytes_in_use'])} free of {_gigabytes(limit)}"
+  return f", {gigabytes(limit - stats['bytes_in_use'])} free of {gigabytes(limit)}"
 
 
 def _compiled() -> Iterator[str]:
@@ -107,7 +108,7 @@ def _compiled() -> Iterator[str]:
     yield "not kept"
     return
   sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
-  yield f"{folder}: {len(sizes)} files, {_gigabytes(sum(sizes))}"
+  yield f"{folder}: {len(sizes)} files, {gigabytes(sum(sizes))}"
 
 
 def _weights(names: Sequence[str]) -> Iterator[str]:
@@ -136,7 +137,7 @@ def _model(folder: pathlib.Path) -> str:
     return f"{folder}: {error}"
   sizes = [network.size for network in info.networks.values()]
   size = sizes[0] if info.format == "safetensors" else sum(sizes)  # one file holds them all
-  return f"{folder}: {info.kind}, {_gigabytes(size)}, {info.source}; {info.licence}"
+  return f"{folder}: {info.kind}, {gigabytes(size)}, {info.source}; {info.licence}"
 
 
 def _would_run(names: Sequence[str]) -> Iterator[str]:
@@ -155,10 +156,6 @@ def _would_run(names: Sequence[str]) -> Iterator[str]:
       yield f"{name} would not run: {error}"
     else:
       yield f"{name} would run, in {run.dtype}; {holds}"
-
-
-def _gigabytes(size: int) -> str:
-  return f"{size / 1e9:.3g} GB"
 
 
 if __name__ == "__main__":

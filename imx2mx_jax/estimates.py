@@ -15,6 +15,7 @@ from imx2mx_jax import edit, flops, weights
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import ConfigError, RunFolderError
 from imx2mx_jax.shapes import Params
+from imx2mx_jax.terminal import gigabytes
 
 PRESETS = ("default", "small", "smallest")
 """Settings of `memory`, each needing less than the one before."""
@@ -105,11 +106,6 @@ def duration(count: int, devices: Sequence[Any]) -> tuple[float, str]:
 def memory_of(device: Any) -> int:
   """Bytes that a device may hold; of a CPU, the machine's."""
   return (device.memory_stats() or {}).get("bytes_limit", psutil.virtual_memory().total)
-
-
-def gigabytes(size: float) -> str:
-  """For people."""
-  return f"{size / 1e9:.3g} GB"
 
 
 def _remedy(run: RunConfig, views: int, limit: int) -> str:

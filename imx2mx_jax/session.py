@@ -67,7 +67,7 @@ def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Pat
           continue
         case edit.Compiled():
           compiled = event
-          iterations.compiled(event.seconds, estimates.gigabytes(event.held))
+          iterations.compiled(event.seconds, terminal.gigabytes(event.held))
           continue
         case edit.Progress():
           count = len(event.metrics["loss"])

@@ -118,6 +118,11 @@ class Iterations:
       print(line, flush=True)
 
 
+def gigabytes(size: float) -> str:
+  """2.5 GB. size: in bytes."""
+  return f"{size / 1e9:.3g} GB"
+
+
 def duration(seconds: float) -> str:
   """1:05 (minutes) or 2:03:04 (hours)."""
   minutes, seconds = divmod(round(seconds), 60)

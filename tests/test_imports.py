@@ -88,7 +88,7 @@ MAY_IMPORT = {
     "tokenizer",
     "weights",
   },
-  "estimates": {"config", "edit", "flops", "weights"},
+  "estimates": {"config", "edit", "flops", "terminal", "weights"},
   "journal": {"sheets"},
   "resumable": {"checkpoint"},
   "run_folder": {
