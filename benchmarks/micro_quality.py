@@ -157,7 +157,7 @@ def _judged(nets: dict[str, Network], words: object, case: Case) -> Iterator[dic
   views = list(EDITED_VIEWS)
   small = lambda images: np.asarray(pictures.teacher_source(images[views], TEACHER_SIZE))
   error = lambda found, wanted: np.square(found - wanted).mean(axis=(-3, -2, -1))
-  cells = _grid(nets["vae"], TEACHER_SIZE)
+  cells = nets["vae"].module.shape.grid((TEACHER_SIZE, TEACHER_SIZE))
   noise = jax.random.normal(jax.random.key(0), (EDIT_STEPS + 1, len(views), *cells, 4))
   source = small(case.scene.images)
   truths = [small(edit.images) for edit in case.edits]
@@ -195,11 +195,6 @@ def _edited(nets, source: jax.Array, ids: jax.Array, noise: jax.Array) -> jax.Ar
   return teachers.decode(nets["vae"], edited)
 
 
-def _grid(vae: Network, size: int) -> tuple[int, int]:
-  cells = size // 2 ** (len(vae.module.shape.channels) - 1)
-  return cells, cells
-
-
 def novel_views(models: pathlib.Path, cases: Sequence[Case]) -> tuple[float, float]:
   """student_gain_db and student_warp."""
   vae = weights.load(models / "student_vae", "student_vae")["vae"]
@@ -224,7 +219,7 @@ def _compared(
   novel = list(NOVEL_VIEWS)
   order = inputs + novel
   poses = cameras.normalise_cameras(c2w[order])
-  plucker = cameras.plucker(poses, K[order], _grid(vae, STUDENT_SIZE))
+  plucker = cameras.plucker(poses, K[order], vae.module.shape.grid((STUDENT_SIZE, STUDENT_SIZE)))
   found = np.asarray(_generated(vae, vision, seva, images[inputs], plucker))
   away = lambda i, j: np.linalg.norm(c2w[i, :3, 3] - c2w[j, :3, 3])
   copies = images[[min(inputs, key=lambda i: away(i, j)) for j in novel]]

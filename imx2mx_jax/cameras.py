@@ -1,4 +1,4 @@
-"""Camera algebra: square crops and their intrinsics, normalised poses, Pluecker maps.
+"""Camera algebra: crops and their intrinsics, normalised poses, Pluecker maps.
 
 Poses are camera-to-world, OpenCV axes (x right, y down, z forward). Intrinsics are normalised:
 pixels divided by the picture's width and height, so that the picture is the unit square. All of it
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import cv2
 
-from imx2mx_jax.shapes import Float, np
+from imx2mx_jax.shapes import Float, Size, height_width, np
 
 DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
 """Lens distortion coefficients, as OpenCV names them."""
@@ -52,19 +52,19 @@ def _centred(hw: tuple[int, int], factor: float | fractions.Fraction, cut: tuple
 
 
 def resize_and_crop(
-  image: Float[np.ndarray, "H W C"], size: int | tuple[int, int], *, authors: bool = False
+  image: Float[np.ndarray, "H W C"], size: Size, *, authors: bool = False
 ) -> tuple[Float[np.ndarray, "h w C"], Crop]:
-  """Resizes a picture of any size to cover a square, or (height, width), and cuts out its middle.
+  """Resizes a picture of any size to cover `size` and cuts out its middle.
 
   A reduction averages areas, each pixel weighted by the part of it that is covered; an enlargement
   interpolates bilinearly. authors: averages whole pixels in both directions, which weights border
-  pixels too much and repeats pixels on enlargement (quirk 18).
+  pixels too much and repeats pixels on enlargement (quirk 18); always a square.
   """
-  hw = image.shape[:2]
-  square = isinstance(size, int)
-  crop = square_crop(hw, size, authors=authors) if square else covering_crop(hw, size)
+  hw, wanted = image.shape[:2], height_width(size)
   if authors:
+    crop = square_crop(hw, wanted[0], authors=True)
     return _average_whole_pixels(image, crop), crop
+  crop = covering_crop(hw, wanted)
   for new, start, side in zip(crop.resize_hw, crop.top_left, crop.cut_hw, strict=True):
     image = _resize_rows(image, new, start, side).swapaxes(0, 1)
   return image, crop

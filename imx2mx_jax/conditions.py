@@ -22,21 +22,21 @@ _THRESHOLDS = 100, 200  # of Canny's gradients
 def of_views(
   scene: Scene,
   views: Sequence[int],
-  images: Float[np.ndarray | Array, "V S S 3"],
+  images: Float[np.ndarray | Array, "V H W 3"],
   condition: str,
-) -> Float[np.ndarray, "V S S 3"]:
+) -> Float[np.ndarray, "V H W 3"]:
   """The conditions of some of a scene's views, at the pictures' size.
 
   images: those views in [-1, 1]. condition: "canny", their edges; "depth", of the scene's depth
   files; else a folder with a PNG under each view's name. Raises: SceneError.
   """
-  size = images.shape[1]
+  hw = images.shape[1:3]
   if condition == "canny":
     return canny(images)
   if condition != "depth":
     folder = epath.Path(condition).expanduser()
-    return np.stack([_read(folder, scene.names[view], size) for view in views])
-  depth = load_depth(scene, size)
+    return np.stack([_read(folder, scene.names[view], hw) for view in views])
+  depth = load_depth(scene, hw)
   if depth is None:
     raise SceneError(
       f"{scene.path}: not every frame has a depth_file_path; give a folder of depth pictures, near "
@@ -46,7 +46,7 @@ def of_views(
   return np.asarray(spread(depth[list(views)]))
 
 
-def canny(images: Float[np.ndarray | Array, "N S S 3"]) -> Float[np.ndarray, "N S S 3"]:
+def canny(images: Float[np.ndarray | Array, "N H W 3"]) -> Float[np.ndarray, "N H W 3"]:
   """White edges on black. images: in [-1, 1]."""
   edges = [cv2.Canny(image, *_THRESHOLDS) for image in pictures.to_uint8(images)]
   return np.repeat(np.stack(edges)[..., None], 3, axis=3) / np.float32(255)
@@ -61,7 +61,7 @@ def from_depth(depth: Float[Array, "H W"], hw: tuple[int, int]) -> Float[Array, 
   return jnp.repeat(resized[..., None], 3, axis=2)
 
 
-def _read(folder: epath.Path, name: str, size: int) -> Float[np.ndarray, "S S 3"]:
+def _read(folder: epath.Path, name: str, hw: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
   file = folder / f"{epath.Path(name).stem}.png"
   try:
     with file.open("rb") as stream, Image.open(stream) as picture:
@@ -70,4 +70,4 @@ def _read(folder: epath.Path, name: str, size: int) -> Float[np.ndarray, "S S 3"
     raise SceneError(
       f"{file}: there is no condition that can be read ({error}); put a PNG there for each view"
     ) from None
-  return np.clip(cameras.resize_and_crop(pixels, size)[0], 0, 1)
+  return np.clip(cameras.resize_and_crop(pixels, hw)[0], 0, 1)

@@ -43,13 +43,19 @@ class TeacherConfig:
   weights: str = "weights/teacher"  # converted folder (python -m convert_weights)
   controlnet: str = "weights/controlnet"  # converted folder, for that kind
   condition: str = "depth"  # what a ControlNet follows: the scene's depth, "canny", or PNGs' folder
-  size: int = 512  # pixels; it sees squares
+  size: int = 512  # pixels of a square's side, or the height where `width` is given
+  width: int = 0  # pixels, in the ratio of the student's; 0: a square
   text_guidance: float = 7.5  # s_T; more: a stronger edit. 6 to 9 is useful
   image_guidance: float = 1.5  # s_I; more: closer to the photograph. 1.5 to 1.8 is useful
   steps: int = 100  # of sampling, when it edits the reference view
   cross_view: bool = True  # random cross-view attention: all views look at one of them
   extended: bool = False  # instead, all views look at all of them, as in DGE
   rescale: float = 0.0  # share by which guidance may not widen the predicted noise
+
+  @property
+  def hw(self) -> tuple[int, int]:
+    """Height and width of its pictures."""
+    return self.size, self.width or self.size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +65,13 @@ class StudentConfig:
   weights: str = "weights/student"  # converted folder
   vae: str = "weights/student_vae"  # converted folder
   image_encoder: str = "weights/image_encoder"  # converted folder
-  size: int = 576  # pixels; it sees squares
+  size: int = 576  # pixels of a square's side, or the height where `width` is given
+  width: int = 0  # pixels; 0: a square
+
+  @property
+  def hw(self) -> tuple[int, int]:
+    """Height and width of its pictures."""
+    return self.size, self.width or self.size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +247,7 @@ _CHECKS = {
   "teacher.controlnet": FOLDER,
   "teacher.condition": given("depth, canny or a folder with a PNG under each view's name"),
   "teacher.size": COUNT,
+  "teacher.width": NOT_NEGATIVE,
   "teacher.text_guidance": NOT_NEGATIVE,
   "teacher.image_guidance": NOT_NEGATIVE,
   "teacher.steps": between(1, 1000),
@@ -243,6 +256,7 @@ _CHECKS = {
   "student.vae": FOLDER,
   "student.image_encoder": FOLDER,
   "student.size": COUNT,
+  "student.width": NOT_NEGATIVE,
   "distill.t_max": between(0, 999),
   "distill.t_min": between(0, 999),
   "distill.dt": between(2, 999),
@@ -310,6 +324,8 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
       f"--config.preview: it compares InstructPix2Pix's two guidance scales and the teacher is "
       f"{config.teacher.kind}; --config.method=teacher_only shows what that one does"
     )
+  teacher, student = TeacherConfig(**config.teacher), StudentConfig(**config.student)
+  _check_ratio(teacher, student, config.compat)
   instruction = config.instruction.strip()
   scene = SceneConfig(
     path=config.scene.path,
@@ -322,8 +338,8 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
     "run_dir": config.run_dir or f"runs/{_slug(scene.path, instruction)}",
     "dtype": config.dtype or ("float32" if platform == "cpu" else "bfloat16"),
     "scene": scene,
-    "teacher": TeacherConfig(**config.teacher),
-    "student": StudentConfig(**config.student),
+    "teacher": teacher,
+    "student": student,
     "distill": distill,
     "couple": CoupleConfig(**config.couple),
     "optim": OptimConfig(**config.optim),
@@ -331,6 +347,21 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
     "output": OutputConfig(**config.output),
   }
   return RunConfig(**{**config, **settled})
+
+
+def _check_ratio(teacher: TeacherConfig, student: StudentConfig, compat: str) -> None:
+  """Raises ConfigError unless both see the same part of the photographs."""
+  (height, width), (rows, columns) = student.hw, teacher.hw
+  if compat == "authors" and (height != width or rows != columns):
+    raise ConfigError(
+      f"--config.student.width={student.width}: the authors' program sees squares; leave "
+      "student.width and teacher.width at 0, or compat empty"
+    )
+  if height * columns != width * rows:
+    raise ConfigError(
+      f"--config.teacher.width={teacher.width}: the teacher's pictures of {columns} x {rows} have "
+      f"another ratio than the student's of {width} x {height}; give both the same"
+    )
 
 
 def frame_names(names: str) -> tuple[int | str, ...]:

@@ -312,7 +312,7 @@ def student_step(
   state: DistillState,
   cond: Any,
   tau_next: Int[Array, ""],
-  noise: Float[Array, "T h w 4"] | float = 0.0,
+  noise: Float[Array, "T h w 4"] | Float[Array, ""] | float = 0.0,
   weights: Params | None = None,
 ) -> DistillState:
   """One Euler step of zeta from tau to tau_next with the freshly updated student.

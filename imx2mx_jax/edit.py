@@ -61,7 +61,7 @@ class Prepared:
   reference: the edited reference view. saved: what spares a resumed run the reference edit.
   """
 
-  reference: UInt8[np.ndarray, "S S 3"]
+  reference: UInt8[np.ndarray, "H W 3"]
   saved: dict[str, np.ndarray]
   total: int
   resumed_at: int
@@ -112,14 +112,14 @@ class Snapshot:
 
   step: int
   tau: int
-  images: UInt8[np.ndarray, "N S S 3"]
+  images: UInt8[np.ndarray, "N H W 3"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
   """The edited views. params: of the personalised student; empty where nothing was distilled."""
 
-  images: UInt8[np.ndarray, "N S S 3"]
+  images: UInt8[np.ndarray, "N H W 3"]
   params: Params
 
 
@@ -198,7 +198,7 @@ def _check_teacher(run: RunConfig) -> None:
       f"{run.teacher.weights}: its UNet reads texts of width {unet.context_width} and its text "
       f"encoder writes {text.width}; convert both from one release"
     )
-  _check_size("teacher.size", run.teacher.size, teacher["vae"].shape, 0)
+  _check_size("teacher", run.teacher.hw, teacher["vae"].shape, 0)
 
 
 def _check_student(run: RunConfig) -> None:
@@ -212,17 +212,19 @@ def _check_student(run: RunConfig) -> None:
       f"student {run.student.weights} reads {student.context_width}; convert the encoder that the "
       "student was trained with"
     )
-  _check_size("student.size", run.student.size, vae, len(student.channel_mult) - 1)
+  _check_size("student", run.student.hw, vae, len(student.channel_mult) - 1)
 
 
-def _check_size(field: str, size: int, vae: VaeShape, levels: int) -> None:
+def _check_size(group: str, hw: tuple[int, int], vae: VaeShape, levels: int) -> None:
   """levels: how often the network halves the latents."""
-  multiple = 2 ** (len(vae.channels) - 1 + levels)
-  if size % multiple:
-    nearest = max(1, round(size / multiple)) * multiple
-    raise ConfigError(
-      f"--config.{field}={size}: it must be a multiple of {multiple}, for example {nearest}"
-    )
+  multiple = vae.cell * 2**levels
+  for field, side in zip(("size", "width"), hw, strict=True):
+    if side % multiple:
+      nearest = max(1, round(side / multiple)) * multiple
+      raise ConfigError(
+        f"--config.{group}.{field}={side}: it must be a multiple of {multiple}, for example "
+        f"{nearest}"
+      )
 
 
 def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> Iterator[Event]:
@@ -387,7 +389,7 @@ def preview(
   models: Models,
   text_scales: Sequence[float],
   image_scales: Sequence[float],
-) -> UInt8[np.ndarray, "rows columns S S 3"]:
+) -> UInt8[np.ndarray, "rows columns H W 3"]:
   """The reference view edited in 2D at every pair of guidance scales, all with the same noise.
 
   Rows have text_scales, columns image_scales.
@@ -460,7 +462,7 @@ def _method(run: RunConfig, models: Models) -> distill.Method:
     students.Seva(models.student.graphdef, remat=run.memory != "default"),
     rate,
     optimizer,
-    _grid(models.vae, run.teacher.size),
+    models.vae.module.shape.grid(run.teacher.hw),
     teacher_t=d.teacher_t,
     teacher_t_highest=d.upper,
     teacher_t_shape_factor=d.shape_factor,
@@ -470,12 +472,6 @@ def _method(run: RunConfig, models: Models) -> distill.Method:
     average=d.average,
     authors=_authors(run),
   )
-
-
-def _grid(vae: Network, size: int) -> tuple[int, int]:
-  """The latents' height and width for pictures of `size` pixels."""
-  cells = size // 2 ** (len(vae.module.shape.channels) - 1)
-  return cells, cells
 
 
 def _first_state(
@@ -504,7 +500,7 @@ def _initial_state(
   zeta0: Float[Array, "T h w 4"] | None = None,
 ) -> distill.DistillState:
   """zeta0: what the noise lies on, where it is not alone."""
-  shape = (frames, *_grid(models.student_vae, run.student.size), 4)
+  shape = (frames, *models.student_vae.module.shape.grid(run.student.hw), 4)
   noise = jax.random.normal(_keys(run)["latents"], shape)
   mapping = distill.identity_mapping() if run.distill.mapping == "learned" else {}
   # The state's buffers are given away at each call, the models' are not.
@@ -516,7 +512,7 @@ def _initial_state(
 
 
 def _teacher(run: RunConfig, scene: Scene, models: Models) -> teachers.Teacher:
-  images = pictures.teacher_source(scene.images, run.teacher.size, authors=_authors(run))
+  images = pictures.teacher_source(scene.images, run.teacher.hw, authors=_authors(run))
   return editors.make(run, models, scene, range(len(images)), images)
 
 
@@ -531,7 +527,7 @@ def reference_view(run: RunConfig, scene: Scene) -> int:
 def _of_reference(run: RunConfig, scene: Scene, models: Models) -> teachers.Teacher:
   """The teacher with the reference view alone, as its own sampling gets it."""
   view = reference_view(run, scene)
-  image = pictures.edit_source(scene.images[view], run.teacher.size, authors=_authors(run))
+  image = pictures.edit_source(scene.images[view], run.teacher.hw, authors=_authors(run))
   return editors.make(run, models, scene, [view], image[None])
 
 
@@ -543,7 +539,7 @@ def _sample(
   key_views: Int[Array, " S"] | None = None,
 ) -> Float[Array, "N h w 4"]:
   """The teacher's views edited in 2D. key_views: as of teachers.edit_views."""
-  shape = (run.teacher.steps + 1, views, *_grid(models.vae, run.teacher.size), 4)
+  shape = (run.teacher.steps + 1, views, *models.vae.module.shape.grid(run.teacher.hw), 4)
   noise = jax.random.normal(_keys(run)["reference"], shape)
   return jax.jit(teachers.edit_views)(teacher, noise[0], noise[1:], key_views)[-1]
 
@@ -566,7 +562,7 @@ def _collaborative(
   teacher: teachers.Teacher, run: RunConfig, scene: Scene, models: Models
 ) -> Float[Array, "N h w 4"]:
   """The photographs' latents, moved by the scores that the views share."""
-  images = pictures.teacher_source(scene.images, run.teacher.size, authors=_authors(run))
+  images = pictures.teacher_source(scene.images, run.teacher.hw, authors=_authors(run))
   modes = jax.jit(teachers.encode_sources)(models.vae, images)
   z0, key = modes * models.vae.module.shape.scaling_factor, _keys(run)["iterations"]
   steps = {"iterations": run.couple.iterations, "rate": run.couple.rate}
@@ -574,13 +570,13 @@ def _collaborative(
   return couplings.collaborative(teacher, z0, key, **steps, **bounds)
 
 
-def _reference(run: RunConfig, scene: Scene, models: Models) -> Float[np.ndarray, "S S 3"]:
+def _reference(run: RunConfig, scene: Scene, models: Models) -> Float[np.ndarray, "H W 3"]:
   """The picture that the student is conditioned on, at its size: the reference view, edited."""
   if run.distill.reference == "source":
     return scene.images[reference_view(run, scene)]
   latents = _sample(_of_reference(run, scene, models), run, models, 1)
   edited = jax.jit(teachers.decode)(models.vae, latents)[0]
-  edited = pictures.enlarge_reference(edited, run.student.size, authors=_authors(run))
+  edited = pictures.enlarge_reference(edited, run.student.hw, authors=_authors(run))
   if scene.masks is None:
     return np.asarray(edited)
   view = [reference_view(run, scene)]
@@ -593,13 +589,13 @@ def _edits(
   scene: Scene,
   models: Models,
   teacher: teachers.Teacher,
-  reference: Float[np.ndarray, "S S 3"],
+  reference: Float[np.ndarray, "H W 3"],
 ) -> Float[Array, "T h w 4"]:
   """The student's latents of the views that the teacher edits one by one, the reference first."""
   view = reference_view(run, scene)
   latents = _sample(teacher, run, models, len(scene.names))
   decoded = jax.jit(teachers.decode)(models.vae, latents)
-  enlarge = lambda x: pictures.enlarge_reference(x, run.student.size, authors=_authors(run))
+  enlarge = lambda x: pictures.enlarge_reference(x, run.student.hw, authors=_authors(run))
   edited = np.stack([enlarge(image) for image in decoded])
   edited[view] = reference
   order = list(cameras.student_order(len(edited), view))
@@ -609,14 +605,14 @@ def _edits(
 
 
 def _condition(
-  run: RunConfig, scene: Scene, models: Models, reference: Float[np.ndarray, "S S 3"]
+  run: RunConfig, scene: Scene, models: Models, reference: Float[np.ndarray, "H W 3"]
 ) -> students.SevaConditioning:
   order = list(cameras.student_order(len(scene.names), reference_view(run, scene)))
   c2w = cameras.normalise_cameras(scene.c2w[order], authors=_authors(run))
   K = scene.K[order]
   if _authors(run):
     K = cameras.divided_again(K, run.student.size)
-  plucker = cameras.plucker(c2w, K, _grid(models.student_vae, run.student.size))
+  plucker = cameras.plucker(c2w, K, models.student_vae.module.shape.grid(run.student.hw))
   condition = jax.jit(students.condition)
   return condition(models.student_vae, models.image_encoder, reference, plucker)
 
@@ -651,16 +647,16 @@ def _predict(
 
 
 def _outside_kept(
-  run: RunConfig, scene: Scene, images: UInt8[np.ndarray, "N S S 3"]
-) -> UInt8[np.ndarray, "N S S 3"]:
+  run: RunConfig, scene: Scene, images: UInt8[np.ndarray, "N H W 3"]
+) -> UInt8[np.ndarray, "N H W 3"]:
   """The edited views with the photographs' own pixels outside the masks, where there are masks."""
   if scene.masks is None:
     return images
-  source, size = scene.images, images.shape[1]
-  if source.shape[1] != size:
-    source = pictures.teacher_source(source, size, authors=_authors(run))
+  source, hw = scene.images, images.shape[1:3]
+  if source.shape[1:3] != hw:
+    source = pictures.teacher_source(source, hw, authors=_authors(run))
   return masks.composite(pictures.to_uint8(source), images, scene.masks)
 
 
-def _decode(vae: Network, latents: Float[Array, "N h w 4"]) -> UInt8[np.ndarray, "N S S 3"]:
+def _decode(vae: Network, latents: Float[Array, "N h w 4"]) -> UInt8[np.ndarray, "N H W 3"]:
   return pictures.to_uint8(jax.jit(teachers.decode)(vae, latents))

@@ -26,7 +26,7 @@ def make(
   models: Any,
   scene: Scene,
   views: Sequence[int],
-  images: Float[Array, "V S S 3"],
+  images: Float[Array, "V H W 3"],
 ) -> teachers.Teacher:
   """The teacher of some of a scene's views.
 
@@ -59,7 +59,7 @@ def check(run: RunConfig) -> None:
 
 
 def _instruct_pix2pix(
-  run: RunConfig, models: Any, images: Float[Array, "V S S 3"]
+  run: RunConfig, models: Any, images: Float[Array, "V H W 3"]
 ) -> teachers.InstructPix2Pix:
   text, null = jax.jit(teachers.encode_texts)(models.text_encoder, models.ids)
   source = jax.jit(teachers.encode_sources)(models.vae, images)
@@ -74,7 +74,7 @@ def _controlnet(
   models: Any,
   scene: Scene,
   views: Sequence[int],
-  images: Float[Array, "V S S 3"],
+  images: Float[Array, "V H W 3"],
 ) -> teachers.StableDiffusion:
   text, null = jax.jit(teachers.encode_texts)(models.text_encoder, models.ids)
   control = conditions.of_views(scene, views, images, run.teacher.condition)

@@ -5,7 +5,7 @@
 
 Prints the intrinsics, how far lenses move points, every pair's angle, overlap and epipolar error,
 and what to try where something does not fit; --json prints the same as one object. Writes
-views.png, the pictures with the square that an edit sees, and cameras.png, the cameras from above
+views.png, the pictures with the part that an edit sees, and cameras.png, the cameras from above
 and from the side. Exit codes: 0 read, whatever was found; 1 a scene that cannot be read.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 import matplotlib.figure
 from PIL import Image, ImageDraw
 
-from imx2mx_jax import cameras, config, pictures, scene_check, sheets
+from imx2mx_jax import config, pictures, scene_check, sheets
 from imx2mx_jax import scene as scenes
 from imx2mx_jax.errors import UserError
 from imx2mx_jax.scene_check import Findings
@@ -80,12 +80,15 @@ def text(findings: Findings) -> str:
 
 
 def views_sheet(
-  transforms: scenes.Transforms, chosen: Sequence[int], names: Sequence[str]
+  transforms: scenes.Transforms,
+  chosen: Sequence[int],
+  names: Sequence[str],
+  hw: tuple[int, int],
 ) -> UInt8[np.ndarray, "H W 3"]:
-  """The whole pictures, small; what an edit does not see of them is grey."""
+  """The whole pictures, small; what an edit to the ratio of `hw` does not see of them is grey."""
   images = [pictures.to_uint8(scenes.read_picture(transforms, index)[0]) for index in chosen]
   columns = min(len(images), 4)
-  tiles = [_framed(image) for image in images]
+  tiles = [_framed(image, hw) for image in images]
   tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
   labels = [*names, *[""] * (len(tiles) - len(names))]
   rows = np.stack(tiles).reshape(-1, columns, _SIDE, _SIDE, 3)
@@ -122,7 +125,7 @@ def _inspect(args: argparse.Namespace) -> int:
   findings = scene_check.inspect(transforms, chosen, undistort=not args.ignore_lens)
   folder = pathlib.Path(args.out or f"runs/inspect-{pathlib.Path(args.scene).absolute().name}")
   folder.mkdir(parents=True, exist_ok=True)
-  sheet = views_sheet(transforms, chosen, findings.names)
+  sheet = views_sheet(transforms, chosen, findings.names, args.crop)
   Image.fromarray(sheet).save(folder / "views.png")
   cameras_figure(findings).savefig(folder / "cameras.png", dpi=100)
   if args.json:
@@ -134,21 +137,30 @@ def _inspect(args: argparse.Namespace) -> int:
   return 0
 
 
-def _framed(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
+def _framed(image: UInt8[np.ndarray, "H W 3"], hw: tuple[int, int]) -> UInt8[np.ndarray, "S S 3"]:
   """A whole picture on a white square, grey outside the crop, the crop in a red frame."""
   height, width = image.shape[:2]
   scale = _SIDE / max(height, width)
   size = max(1, round(width * scale)), max(1, round(height * scale))
-  crop = cameras.square_crop(size[::-1], min(size))
-  top, left = crop.top_left
+  scale = min(size[1] / hw[0], size[0] / hw[1])
+  rows, columns = (max(1, round(side * scale)) for side in hw)
+  top, left = size[1] // 2 - rows // 2, size[0] // 2 - columns // 2
   small = Image.fromarray(image).resize(size)
   tile = Image.blend(small, Image.new("RGB", size, "white"), 0.6)
-  box = (left, top, left + min(size), top + min(size))
+  box = (left, top, left + columns, top + rows)
   tile.paste(small.crop(box), box)
   ImageDraw.Draw(tile).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline="red", width=2)
   square = Image.new("RGB", (_SIDE, _SIDE), "white")
   square.paste(tile, ((_SIDE - size[0]) // 2, (_SIDE - size[1]) // 2))
   return np.asarray(square)
+
+
+def _crop(text: str) -> tuple[int, int]:
+  """(height, width) of "768x576"."""
+  width, _, height = text.partition("x")
+  if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+    raise argparse.ArgumentTypeError(f"{text!r} is not a width and a height, as in 768x576")
+  return int(height), int(width)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -159,6 +171,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
   )
   parser.add_argument("scene", help="folder with the photographs and their cameras")
   parser.add_argument("--frames", default="", help="as --config.scene.frames; default: all")
+  parser.add_argument("--crop", type=_crop, default=(1, 1), help="768x576; default: a square")
   parser.add_argument("--out", default="", help="folder of the pictures; runs/inspect-SCENE")
   parser.add_argument("--json", action="store_true", help="print one JSON object")
   parser.add_argument("--ignore-lens", action="store_true", help="as scene.undistort=false")

@@ -12,7 +12,7 @@ from imx2mx_jax.errors import SceneError
 from imx2mx_jax.scene import Scene
 from imx2mx_jax.shapes import Bool, Float, UInt8, np
 
-_FEATHER = 1 / 48  # of the picture's side: from the input's own pixels to the edit's
+_FEATHER = 1 / 48  # of the picture's longer side: from the input's own pixels to the edit's
 
 
 def masked(
@@ -35,14 +35,14 @@ def masked(
     pixels = np.rot90(np.repeat(mask[..., None], 3, axis=2) * np.float32(2) - 1, -view.quarters)
     view = dataclasses.replace(view, image=pixels)
     view = scenes.straightened(view) if undistort and not authors else view
-    found.append(scenes.square(view, scene.images.shape[1], authors)[0][..., 0] > 0)
+    found.append(scenes.cropped(view, scene.images.shape[1:3], authors)[0][..., 0] > 0)
     if not found[-1].any():
       raise SceneError(f"{path}: the mask of {name} leaves nothing to edit; paint a part white")
   return dataclasses.replace(scene, masks=np.stack(found))
 
 
 def on_grid(
-  masks: Bool[np.ndarray, "N S S"], grid: tuple[int, int]
+  masks: Bool[np.ndarray, "N H W"], grid: tuple[int, int]
 ) -> Float[np.ndarray, "N h w 1"]:
   """The part of each latent cell that may change."""
   resize = lambda mask: cv2.resize(
@@ -54,7 +54,7 @@ def on_grid(
 def composite(
   sources: UInt8[np.ndarray, "N H W 3"],
   edited: UInt8[np.ndarray, "N H W 3"],
-  masks: Bool[np.ndarray, "N S S"],
+  masks: Bool[np.ndarray, "N h w"],
 ) -> UInt8[np.ndarray, "N H W 3"]:
   """The edit inside the masks, the source itself outside; feathered on the inner side."""
   side = edited.shape[1:3]

@@ -1,4 +1,4 @@
-"""Pictures on their way to the teacher and back: square, float32, in [-1, 1].
+"""Pictures on their way to the teacher and back: float32, in [-1, 1].
 
 By default they are resized in floats and never rounded. `authors=True` sends them through 8 bits,
 as the authors' program does (golden/README.md, section 15 and quirks 5 to 7).
@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from PIL import Image
 
-from imx2mx_jax.shapes import Array, Float, UInt8, np
+from imx2mx_jax.shapes import Array, Float, Size, UInt8, height_width, np
 
 
 def teacher_source(
-  images: Float[np.ndarray | Array, "N S S 3"], size: int, *, authors: bool = False
-) -> Float[np.ndarray | Array, "N size size 3"]:
+  images: Float[np.ndarray | Array, "N H W 3"], size: Size, *, authors: bool = False
+) -> Float[np.ndarray | Array, "N h w 3"]:
   """The source views at the teacher's size.
 
   authors: truncated to 8 bits, resized bicubically in 8 bits.
@@ -25,22 +25,22 @@ def teacher_source(
 
 
 def edit_source(
-  image: Float[np.ndarray | Array, "S S 3"], size: int, *, authors: bool = False
-) -> Float[np.ndarray | Array, "size size 3"]:
+  image: Float[np.ndarray | Array, "H W 3"], size: Size, *, authors: bool = False
+) -> Float[np.ndarray | Array, "h w 3"]:
   """The reference view at the teacher's size, as the editing pipeline gets it.
 
   authors: resized bilinearly without antialias, rounded to float16 and truncated to 8 bits.
   """
   if not authors:
     return _resize(image[None], size)[0]
-  resized = jax.image.resize((image + 1) / 2, (size, size, 3), "bilinear", antialias=False)
+  resized = jax.image.resize((image + 1) / 2, (*height_width(size), 3), "bilinear", antialias=False)
   half = np.asarray(resized, np.float16)
   return from_8_bits((half * np.float16(255)).astype(np.uint8))
 
 
 def enlarge_reference(
-  edited: Float[np.ndarray | Array, "s s 3"], size: int, *, authors: bool = False
-) -> Float[np.ndarray | Array, "size size 3"]:
+  edited: Float[np.ndarray | Array, "H W 3"], size: Size, *, authors: bool = False
+) -> Float[np.ndarray | Array, "h w 3"]:
   """The edited reference at the student's size, which is at least the teacher's.
 
   authors: rounded to 8 bits and enlarged bilinearly with 14 bit weights, each axis rounded.
@@ -48,8 +48,9 @@ def enlarge_reference(
   if not authors:
     return _resize(edited[None], size)[0]
   picture = np.rint((np.asarray(edited) + 1) * 127.5).astype(np.int32)
-  rows = _enlarge_rows_8_bits(picture.swapaxes(0, 1), size).swapaxes(0, 1)
-  return from_8_bits(_enlarge_rows_8_bits(rows, size).astype(np.uint8))
+  height, width = height_width(size)
+  rows = _enlarge_rows_8_bits(picture.swapaxes(0, 1), width).swapaxes(0, 1)
+  return from_8_bits(_enlarge_rows_8_bits(rows, height).astype(np.uint8))
 
 
 def truncate_to_8_bits(
@@ -69,13 +70,14 @@ def from_8_bits(images: UInt8[np.ndarray, "*N H W 3"]) -> Float[np.ndarray, "*N 
   return np.asarray(images, np.float32) / 255 * 2 - 1
 
 
-def _resize(images: np.ndarray | Array, size: int) -> Array:
-  shape = (len(images), size, size, 3)
+def _resize(images: np.ndarray | Array, size: Size) -> Array:
+  shape = (len(images), *height_width(size), 3)
   return jnp.clip(jax.image.resize(images, shape, "cubic"), -1, 1)
 
 
-def _resize_8_bits(image: np.ndarray, size: int) -> np.ndarray:
-  return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+def _resize_8_bits(image: np.ndarray, size: Size) -> np.ndarray:
+  wanted = height_width(size)[::-1]
+  return np.asarray(Image.fromarray(image).resize(wanted, Image.Resampling.BICUBIC))
 
 
 def _enlarge_rows_8_bits(picture: np.ndarray, size: int) -> np.ndarray:

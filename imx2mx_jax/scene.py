@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from imx2mx_jax import cameras, colmap
 from imx2mx_jax.errors import SceneError
-from imx2mx_jax.shapes import Bool, Float, np
+from imx2mx_jax.shapes import Bool, Float, Size, height_width, np
 
 FEWEST_VIEWS, MOST_VIEWS = 2, 20
 
@@ -32,23 +32,24 @@ _EXIF_QUARTERS = {6: -1, 8: 1}  # np.rot90 quarters that bring the stored pictur
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """N square photographs of one scene and their cameras, in the user's order.
+  """N equally large photographs of one scene and their cameras, in the user's order.
 
   images: in [-1, 1]. c2w: camera-to-world as in the file, OpenCV axes (x right, y down, z forward),
-  float64, neither centred nor scaled. K: intrinsics in units of the square's side. names: the
-  pictures' file names, no two with the same stem. frames: their positions in the file's list, and
-  file_paths as they stand there. path: the file of cameras. masks: which pixels may change, None
-  where all may (imx2mx_jax/masks.py). undistorted: whether the pictures were freed of distortion.
+  float64, neither centred nor scaled. K: intrinsics in units of the picture's width and height.
+  names: the pictures' file names, no two with the same stem. frames: their positions in the file's
+  list, and file_paths as they stand there. path: the file of cameras. masks: which pixels may
+  change, None where all may (imx2mx_jax/masks.py). undistorted: whether the pictures were freed of
+  distortion.
   """
 
-  images: Float[np.ndarray, "N S S 3"]
+  images: Float[np.ndarray, "N H W 3"]
   c2w: Float[np.ndarray, "N 4 4"]
   K: Float[np.ndarray, "N 3 3"]
   names: tuple[str, ...]
   frames: tuple[int, ...]
   file_paths: tuple[str, ...]
   path: str
-  masks: Bool[np.ndarray, "N S S"] | None = None
+  masks: Bool[np.ndarray, "N H W"] | None = None
   undistorted: bool = False
 
 
@@ -80,7 +81,7 @@ def load_scene(
   path: epath.PathLike,
   frames: Sequence[int | str] = (),
   *,
-  size: int,
+  size: Size,
   undistort: bool = True,
   authors: bool = False,
 ) -> Scene:
@@ -113,7 +114,7 @@ def load_scene(
   if undistort and not authors:
     views = [straightened(view) for view in views]
   _warn_of_distortion(transforms, chosen, views)
-  images, c2w, K = zip(*(square(view, size, authors) for view in views), strict=True)
+  images, c2w, K = zip(*(cropped(view, size, authors) for view in views), strict=True)
   return Scene(
     np.stack(images),
     np.stack(c2w),
@@ -126,7 +127,7 @@ def load_scene(
   )
 
 
-def load_depth(scene: Scene, size: int) -> Float[np.ndarray, "N S S"] | None:
+def load_depth(scene: Scene, size: Size) -> Float[np.ndarray, "N H W"] | None:
   """The views' depth along the viewing axis, in the poses' units; None where a frame has none.
 
   Each pixel has the nearest sample of its frame's `depth_file_path`, times the file's
@@ -309,11 +310,13 @@ def lens(transforms: Transforms, index: int) -> dict[str, float]:
   return {key: _number(holder, key, where) for key in cameras.DISTORTION if key in holder}
 
 
-def square(
-  view: View, size: int, authors: bool = False
-) -> tuple[Float[np.ndarray, "S S 3"], Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"]]:
-  """The upright picture's square, the camera of that, and its intrinsics."""
-  image, crop = cameras.resize_and_crop(view.image, size, authors=authors)
+def cropped(
+  view: View, size: Size, authors: bool = False
+) -> tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"]]:
+  """The upright picture's middle, the camera of that, and its normalised intrinsics."""
+  wanted = height_width(size)
+  wanted = wanted[::-1] if view.quarters % 2 else wanted
+  image, crop = cameras.resize_and_crop(view.image, wanted, authors=authors)
   c2w, K = cameras.turn(view.c2w, cameras.crop_intrinsics(view.K, crop), view.quarters)
   image = np.rot90(np.clip(image, -1, 1), view.quarters)  # averages of white come out above 1
   return image, c2w, K
@@ -357,7 +360,7 @@ def _stated_size(transforms: Transforms, index: int) -> tuple[float | None, floa
   return w, h
 
 
-def _depth(transforms: Transforms, index: int, size: int, undistorted: bool) -> np.ndarray:
+def _depth(transforms: Transforms, index: int, size: Size, undistorted: bool) -> np.ndarray:
   """[S S] float32, in the file's own units."""
   path = transforms.file.parent / transforms.frames[index]["depth_file_path"]
   try:
@@ -373,10 +376,12 @@ def _depth(transforms: Transforms, index: int, size: int, undistorted: bool) -> 
     scale = [depth.shape[1] / view.image.shape[1], depth.shape[0] / view.image.shape[0], 1]
     K = np.diag(scale) @ view.K
     depth, _ = cameras.undistort(depth, K, view.lens, nearest=True)
-  crop = cameras.square_crop(depth.shape[:2], size)
+  crop = cameras.covering_crop(depth.shape[:2], height_width(size))
   rows, columns = (
-    ((np.arange(size) + 0.5 + start) * side / new).astype(int)
-    for start, side, new in zip(crop.top_left, crop.hw, crop.resize_hw, strict=True)
+    ((np.arange(count) + 0.5 + start) * side / new).astype(int)
+    for count, start, side, new in zip(
+      crop.cut_hw, crop.top_left, crop.hw, crop.resize_hw, strict=True
+    )
   )
   return depth[rows][:, columns]
 

@@ -188,7 +188,7 @@ def _load(run: RunConfig, load_models: Loader) -> tuple[Scene, edit.Models]:
   if run.output.colmap:
     colmap.library()  # its lack is told before the work, not after it
   options = {"undistort": run.scene.undistort, "authors": run.compat == "authors"}
-  scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size, **options)
+  scene = load_scene(run.scene.path, run.scene.frames, size=run.student.hw, **options)
   if run.mask:
     scene = masks.masked(scene, run.mask, **options)
   reference, device = scene.names[edit.reference_view(run, scene)], jax.devices()[0].device_kind

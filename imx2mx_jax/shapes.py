@@ -25,4 +25,25 @@ Array = jax.Array | np.ndarray | np.generic
 Params = dict[str, jax.Array]
 """A network's parameters: a flat dict from "path/of/the/parameter" to its array."""
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Num", "Params", "UInt8", "np"]
+Size = int | tuple[int, int]
+"""Pixels of a picture: a square's side, or height and width."""
+
+
+def height_width(size: Size) -> tuple[int, int]:
+  """Height and width of a picture of that size."""
+  return (size, size) if isinstance(size, int) else size
+
+
+__all__ = [
+  "Array",
+  "Bool",
+  "Float",
+  "Int",
+  "Key",
+  "Num",
+  "Params",
+  "Size",
+  "UInt8",
+  "height_width",
+  "np",
+]

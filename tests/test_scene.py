@@ -153,6 +153,40 @@ class TestWhatIsRead:
     assert state() == before
 
 
+class TestOtherRatiosThanSquares:
+  @pytest.mark.parametrize("hw", [(24, 40), (40, 24)])
+  def test_they_show_what_a_square_of_the_longer_side_shows_in_its_middle(self, tmp_path, hw):
+    folder = Folder(tmp_path)
+    folder.top |= {"w": 60, "h": 60, "cx": 29.0, "cy": 27.0}
+    for index in range(4):
+      folder.save(index, Image.fromarray(noise(index, (60, 60, 3))))
+    square, ours = folder.load(size=40), folder.load(size=hw)
+    top, left = (40 - hw[0]) // 2, (40 - hw[1]) // 2
+    middle = square.images[:, top : top + hw[0], left : left + hw[1]]
+    np.testing.assert_array_equal(ours.images, middle)
+    in_pixels = square.K * np.array([40, 40, 1])[:, None]
+    in_pixels[:, :2, 2] -= left, top
+    np.testing.assert_allclose(ours.K * np.array([hw[1], hw[0], 1])[:, None], in_pixels, rtol=1e-6)
+    np.testing.assert_array_equal(ours.c2w, square.c2w)
+
+  def test_a_width_that_is_the_height_changes_nothing(self, folder):
+    one, other = folder.load(size=SIZE), folder.load(size=(SIZE, SIZE))
+    np.testing.assert_array_equal(one.images, other.images)
+    np.testing.assert_array_equal(one.K, other.K)
+
+  def test_a_picture_whose_camera_lay_on_its_side_is_cut_upright(self, folder):
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    for index in range(4):
+      folder.save(index, Image.fromarray(noise(index)), exif=exif)
+    upright = folder.load(size=(32, 16))
+    whole = folder.load(size=(WIDTH, HEIGHT))
+    assert upright.images.shape[1:3] == (32, 16)
+    # A ray through the middle leaves in the same direction, whatever is cut away around it.
+    ray = lambda scene: scene.c2w[0, :3, :3] @ np.linalg.inv(scene.K[0]) @ [0.5, 0.5, 1]
+    np.testing.assert_allclose(ray(upright), ray(whole), atol=0.02)
+
+
 class TestPictures:
   def load_one(self, folder, picture: Image.Image, name="images/0.png", **options):
     """The square that a picture becomes, where it is the whole square already."""

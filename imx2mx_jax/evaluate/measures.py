@@ -147,7 +147,7 @@ def _epipolar(run: Run, options: Options) -> _Measured:
 
 def _warp(run: Run, options: Options) -> _Measured:
   scene = run.scene
-  depth = load_depth(scene, run.edited.shape[1])
+  depth = load_depth(scene, run.edited.shape[1:3])
   if depth is None:
     raise NotMeasured("the scene's depth is not known (its frames have no depth_file_path)")
   error = lambda images: warp.warp_errors(
@@ -182,7 +182,7 @@ _MEASURES: Mapping[str, Callable[[Run, Options], _Measured]] = {
 
 
 def _heat(
-  images: Float[np.ndarray, "N S S 3"], maps: Float[np.ndarray, "N N S S"]
+  images: Float[np.ndarray, "N H W 3"], maps: Float[np.ndarray, "N N H W"]
 ) -> UInt8[np.ndarray, "S NS 3"]:
   """The views side by side, each pixel's mean error as a colour; grey where no view sees it."""
   seen = np.isfinite(maps)

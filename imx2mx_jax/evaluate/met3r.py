@@ -59,7 +59,7 @@ def export(runs: Sequence[Run], folder: epath.PathLike) -> str:
   return f"python {path / 'score.py'}"
 
 
-def _pairs(images: Float[np.ndarray, "N S S 3"]) -> Float[np.ndarray, "P 2 3 size size"]:
+def _pairs(images: Float[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "P 2 3 size size"]:
   resized = np.asarray(jax.image.resize(images, (len(images), SIZE, SIZE, 3), "cubic"))
   views = np.moveaxis(np.clip(resized, -1, 1), -1, 1)
   return np.stack([np.stack(pair) for pair in itertools.combinations(views, 2)])

@@ -23,7 +23,7 @@ class Run:
   path: epath.Path
   settings: Mapping[str, Any]
   scene: Scene
-  edited: Float[np.ndarray, "N S S 3"]
+  edited: Float[np.ndarray, "N H W 3"]
 
   @property
   def name(self) -> str:
@@ -70,7 +70,7 @@ def read(folder: epath.PathLike) -> Run:
   scene = load_scene(
     settings["scene.path"],
     settings["scene.frames"],
-    size=edited.shape[1],
+    size=edited.shape[1:3],
     **_reading(settings),
   )
   return Run(path, settings, scene, pictures.from_8_bits(edited))

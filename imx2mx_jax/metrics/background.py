@@ -22,9 +22,9 @@ class Background:
 
 
 def background(
-  sources: Float[np.ndarray, "N S S 3"],
-  edited: Float[np.ndarray, "N S S 3"],
-  region: Bool[np.ndarray, "N S S"],
+  sources: Float[np.ndarray, "N H W 3"],
+  edited: Float[np.ndarray, "N H W 3"],
+  region: Bool[np.ndarray, "N H W"],
 ) -> Background | None:
   """How equal photographs and edits are outside a region; over all views together.
 
@@ -45,14 +45,14 @@ def background(
 
 
 def changed(
-  sources: Float[np.ndarray, "N S S 3"], edited: Float[np.ndarray, "N S S 3"]
-) -> Bool[np.ndarray, "N S S"]:
+  sources: Float[np.ndarray, "N H W 3"], edited: Float[np.ndarray, "N H W 3"]
+) -> Bool[np.ndarray, "N H W"]:
   """Where photographs and edits differ by more than a tenth of the range, and a margin around it.
 
   The difference is smoothed, so that grain and edges a pixel off are no region. What is left has
   a bounded difference by its making: read its PSNR together with the region's share.
   """
-  side = sources.shape[1]
+  side = min(sources.shape[1:3])
   margin = np.ones((2 * (side // 64) + 1,) * 2, np.uint8)
   difference = np.abs(sources - edited).mean(axis=-1).astype(np.float32) / 2
   smooth = [cv2.GaussianBlur(view, (0, 0), max(1, side / 64)) for view in difference]
@@ -61,14 +61,14 @@ def changed(
 
 
 def _ssim(
-  source: Float[np.ndarray, "S S 3"], edited: Float[np.ndarray, "S S 3"]
-) -> Float[np.ndarray, "S S"]:
+  source: Float[np.ndarray, "H W 3"], edited: Float[np.ndarray, "H W 3"]
+) -> Float[np.ndarray, "H W"]:
   """The similarity at each pixel, mean over the colours; it takes light to begin at 0."""
   options = {"data_range": 1, "channel_axis": -1, "win_size": _WINDOW, "full": True}
   return structural_similarity((source + 1) / 2, (edited + 1) / 2, **options)[1].mean(axis=-1)
 
 
-def _eroded(kept: Bool[np.ndarray, "S S"]) -> Bool[np.ndarray, "S S"]:
+def _eroded(kept: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
   """Without the pixels whose window reaches into the region."""
   window = np.ones((_WINDOW, _WINDOW), np.uint8)
   return cv2.erode(kept.astype(np.uint8), window, borderValue=1).astype(bool)

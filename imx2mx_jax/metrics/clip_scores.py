@@ -16,8 +16,8 @@ from imx2mx_jax.shapes import Array, Float, Int, np
 def clip_scores(
   clip: Network,
   tokenizer: "transformers.CLIPTokenizer",
-  sources: Float[np.ndarray | Array, "N S S 3"],
-  edited: Float[np.ndarray | Array, "N s s 3"],
+  sources: Float[np.ndarray | Array, "N H W 3"],
+  edited: Float[np.ndarray | Array, "N h w 3"],
   source_caption: str,
   edited_caption: str,
 ) -> dict[str, float]:

@@ -20,22 +20,22 @@ MOST_VIEWS = len(_STRANGERS)
 
 
 def control_views(
-  sources: Float[np.ndarray, "N S S 3"],
-) -> dict[str, Float[np.ndarray, "N S S 3"]]:
+  sources: Float[np.ndarray, "N H W 3"],
+) -> dict[str, Float[np.ndarray, "N H W 3"]]:
   """{name: pictures in [-1, 1]} of the size and number of the photographs, MOST_VIEWS at most."""
-  count, size = sources.shape[:2]
+  count, hw = len(sources), sources.shape[1:3]
   noise = np.random.default_rng(0).uniform(-1, 1, sources.shape).astype(np.float32)
   return {
     PHOTOGRAPHS: sources,
     "identical views": np.repeat(sources[:1], count, axis=0),
-    "different scenes": np.stack([_stranger(name, size) for name in _STRANGERS[:count]]),
+    "different scenes": np.stack([_stranger(name, hw) for name in _STRANGERS[:count]]),
     "noise": noise,
   }
 
 
 def judged(
-  measure: Callable[[Float[np.ndarray, "N S S 3"]], float | None],
-  views: Mapping[str, Float[np.ndarray, "N S S 3"]],
+  measure: Callable[[Float[np.ndarray, "N H W 3"]], float | None],
+  views: Mapping[str, Float[np.ndarray, "N H W 3"]],
 ) -> dict[str, float | None]:
   """{control: what a measure says of it}; None where it says nothing."""
   return {name: measure(images) for name, images in views.items()}
@@ -53,9 +53,9 @@ def errors_rank(values: Mapping[str, float | None]) -> bool:
   return all(value is None or value > _CLEARLY * best for value in others)
 
 
-def _stranger(name: str, size: int) -> Float[np.ndarray, "size size 3"]:
+def _stranger(name: str, hw: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
   """One of scikit-image's pictures, as if it were a photograph of the scene."""
   pixels = getattr(skimage.data, name)()
   if pixels.ndim == 2:
     pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-  return cameras.resize_and_crop(pixels.astype(np.float32) / 127.5 - 1, size)[0]
+  return cameras.resize_and_crop(pixels.astype(np.float32) / 127.5 - 1, hw)[0]

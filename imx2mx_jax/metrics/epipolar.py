@@ -36,7 +36,7 @@ class Pair:
 
 
 def floors(
-  sources: UInt8[np.ndarray, "N S S 3"],
+  sources: UInt8[np.ndarray, "N H W 3"],
   c2w: Float[np.ndarray, "N 4 4"],
   K: Float[np.ndarray, "N 3 3"],
 ) -> dict[tuple[int, int], float]:
@@ -57,7 +57,7 @@ def floors(
 
 
 def epipolar(
-  edited: UInt8[np.ndarray, "N S S 3"],
+  edited: UInt8[np.ndarray, "N H W 3"],
   floors: Mapping[tuple[int, int], float],
   c2w: Float[np.ndarray, "N 4 4"],
   K: Float[np.ndarray, "N 3 3"],
@@ -95,12 +95,12 @@ def floor_passing(pairs: list[Pair]) -> dict[int, float]:
   return {pixels: float(np.mean([pair.floor < pixels for pair in pairs])) for pixels in THRESHOLDS}
 
 
-def _features(images: UInt8[np.ndarray, "N S S 3"]) -> list[matches.Features]:
+def _features(images: UInt8[np.ndarray, "N H W 3"]) -> list[matches.Features]:
   return [matches.sift_features(image, _MOST_FEATURES) for image in images]
 
 
 def _in_pixels(
-  K: Float[np.ndarray, "N 3 3"], images: UInt8[np.ndarray, "N S S 3"], *views: int
+  K: Float[np.ndarray, "N 3 3"], images: UInt8[np.ndarray, "N H W 3"], *views: int
 ) -> Float[np.ndarray, "2 3 3"]:
   height, width = images.shape[1:3]
   return K[list(views)] * np.array([width, height, 1])[:, None]

@@ -6,6 +6,7 @@ What the other view does not see, or sees hidden behind something else, does not
 
 import dataclasses
 
+from imx2mx_jax.cameras import pixel_centres
 from imx2mx_jax.shapes import Bool, Float, np
 
 _SAME_DEPTH = 0.02
@@ -22,7 +23,7 @@ class WarpErrors:
 
   error: Float[np.ndarray, "N N"]
   share: Float[np.ndarray, "N N"]
-  maps: Float[np.ndarray, "N N S S"]
+  maps: Float[np.ndarray, "N N H W"]
 
   @property
   def mean(self) -> float:
@@ -31,18 +32,18 @@ class WarpErrors:
 
 
 def warp_errors(
-  images: Float[np.ndarray, "N S S 3"],
-  depth: Float[np.ndarray, "N S S"],
+  images: Float[np.ndarray, "N H W 3"],
+  depth: Float[np.ndarray, "N H W"],
   c2w: Float[np.ndarray, "N 4 4"],
   K: Float[np.ndarray, "N 3 3"],
 ) -> WarpErrors:
   """The warp errors of every view against every other.
 
   images: in [-1, 1]. depth: along the viewing axis, in the poses' units, 0 where there is none
-  (sky). c2w: OpenCV axes. K: in units of the picture's side.
+  (sky). c2w: OpenCV axes. K: in units of the picture's width and height.
   """
-  count, size = len(images), images.shape[1]
-  maps = np.full((count, count, size, size), np.nan)
+  count = len(images)
+  maps = np.full((count, count, *images.shape[1:3]), np.nan)
   for i in range(count):
     points = unproject(depth[i], c2w[i], K[i])
     for j in range(count):
@@ -60,30 +61,29 @@ def warp_errors(
 
 
 def unproject(
-  depth: Float[np.ndarray, "S S"], c2w: Float[np.ndarray, "4 4"], K: Float[np.ndarray, "3 3"]
-) -> Float[np.ndarray, "S S 3"]:
+  depth: Float[np.ndarray, "H W"], c2w: Float[np.ndarray, "4 4"], K: Float[np.ndarray, "3 3"]
+) -> Float[np.ndarray, "H W 3"]:
   """The points of the scene that a view's pixels show."""
-  size = len(depth)
-  u, v = np.meshgrid(*[(np.arange(size) + 0.5) / size] * 2)
+  u, v = np.moveaxis(pixel_centres(depth.shape), -1, 0)
   rays = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], axis=-1)
   return depth[..., None] * rays @ c2w[:3, :3].T + c2w[:3, 3]
 
 
 def look_up(
-  points: Float[np.ndarray, "S S 3"],
-  image: Float[np.ndarray, "S S C"],
-  depth: Float[np.ndarray, "S S"],
+  points: Float[np.ndarray, "H W 3"],
+  image: Float[np.ndarray, "H W C"],
+  depth: Float[np.ndarray, "H W"],
   c2w: Float[np.ndarray, "4 4"],
   K: Float[np.ndarray, "3 3"],
-) -> tuple[Float[np.ndarray, "S S C"], Bool[np.ndarray, "S S"]]:
+) -> tuple[Float[np.ndarray, "H W C"], Bool[np.ndarray, "H W"]]:
   """The colours that a view shows at points of the scene, bilinearly, and where it sees them."""
-  size = len(image)
+  height, width = depth.shape
   x, y, z = np.moveaxis((points - c2w[:3, 3]) @ c2w[:3, :3], -1, 0)
   front = z > 1e-6
   z = np.where(front, z, 1)
-  u = (K[0, 0] * x / z + K[0, 2]) * size - 0.5
-  v = (K[1, 1] * y / z + K[1, 2]) * size - 0.5
-  inside = front & (u >= 0) & (u <= size - 1) & (v >= 0) & (v <= size - 1)
+  u = (K[0, 0] * x / z + K[0, 2]) * width - 0.5
+  v = (K[1, 1] * y / z + K[1, 2]) * height - 0.5
+  inside = front & (u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1)
   u, v = np.where(inside, u, 0), np.where(inside, v, 0)
   nearest = depth[np.rint(v).astype(int), np.rint(u).astype(int)]
   same = np.abs(nearest - z) <= _SAME_DEPTH * z
@@ -91,10 +91,10 @@ def look_up(
 
 
 def _bilinear(
-  image: Float[np.ndarray, "S S C"], u: Float[np.ndarray, "S S"], v: Float[np.ndarray, "S S"]
-) -> Float[np.ndarray, "S S C"]:
-  last = len(image) - 2
-  column, row = (np.minimum(np.floor(x).astype(int), last) for x in (u, v))
+  image: Float[np.ndarray, "H W C"], u: Float[np.ndarray, "H W"], v: Float[np.ndarray, "H W"]
+) -> Float[np.ndarray, "H W C"]:
+  column = np.minimum(np.floor(u).astype(int), image.shape[1] - 2)
+  row = np.minimum(np.floor(v).astype(int), image.shape[0] - 2)
   right, down = (u - column)[..., None], (v - row)[..., None]
   upper = image[row, column] * (1 - right) + image[row, column + 1] * right
   lower = image[row + 1, column] * (1 - right) + image[row + 1, column + 1] * right

@@ -30,6 +30,15 @@ class VaeShape:
   groups: int = 32
   scaling_factor: float = 0.18215
 
+  @property
+  def cell(self) -> int:
+    """Pixels along a side of what one latent stands for."""
+    return 2 ** (len(self.channels) - 1)
+
+  def grid(self, hw: tuple[int, int]) -> tuple[int, int]:
+    """The latents' height and width for pictures of `hw` pixels."""
+    return hw[0] // self.cell, hw[1] // self.cell
+
 
 class SelfAttention(nnx.Module):
   """One head over all cells of a map, with a residual."""

@@ -96,7 +96,7 @@ def _of_run(path: epath.Path, wanted: RenderConfig) -> Inputs:
   shot = scene.load_scene(
     run.scene.path,
     run.scene.frames,
-    size=run.student.size,
+    size=run.student.hw,
     undistort=run.scene.undistort,
     authors=run.compat == "authors",
   )
@@ -107,7 +107,7 @@ def _of_run(path: epath.Path, wanted: RenderConfig) -> Inputs:
   weights = _weights(wanted.models) if wanted.models else given
   if wanted.student == "personalised":
     weights = dataclasses.replace(weights, student=str(own))
-  hw = wanted.hw or (run.student.size, run.student.size)
+  hw = wanted.hw or run.student.hw
   return _framed(views, hw, weights, f"{path}/render/")
 
 
@@ -135,17 +135,8 @@ def _weights(folder: str) -> Weights:
 
 
 def _framed(views: list[scene.View], hw: tuple[int, int], weights: Weights, out: str) -> Inputs:
-  images, c2w, K = zip(*(_cut(view, hw) for view in views), strict=True)
+  images, c2w, K = zip(*(scene.cropped(view, hw) for view in views), strict=True)
   return Inputs(np.stack(images), np.stack(c2w), np.stack(K), weights, out)
-
-
-def _cut(view: scene.View, hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """The upright picture cut to (height, width), the camera of that, and its intrinsics."""
-  turned = view.quarters % 2 == 1
-  image, crop = cameras.resize_and_crop(view.image, hw[::-1] if turned else hw)
-  K = cameras.crop_intrinsics(view.K, crop)
-  c2w, K = cameras.turn(view.c2w, K, view.quarters)
-  return np.rot90(np.clip(image, -1, 1), view.quarters), c2w, K
 
 
 def _wanted_cameras(transforms: scene.Transforms, hw: tuple[int, int]) -> paths.Cameras:

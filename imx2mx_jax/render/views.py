@@ -76,7 +76,7 @@ def abstract_anchors(
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of `Rendered.anchors`."""
   count, width = len(passes.anchors), models.image_encoder.module.shape.embed_width
-  shapes = {"latents": (count, *_grid(models.vae, hw), 4), "embeddings": (count, width)}
+  shapes = {"latents": (count, *models.vae.module.shape.grid(hw), 4), "embeddings": (count, width)}
   return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
 
 
@@ -217,8 +217,3 @@ def _generate(
   noise = jax.random.normal(key, cond.clean.shape)
   zeta, _ = sampler.sample(student, params, cond, scales, noise, steps)
   return zeta, teachers.decode(vae, zeta)
-
-
-def _grid(vae: Network, hw: tuple[int, int]) -> tuple[int, int]:
-  cell = 2 ** (len(vae.module.shape.channels) - 1)
-  return hw[0] // cell, hw[1] // cell

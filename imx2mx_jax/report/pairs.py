@@ -23,7 +23,7 @@ def draw(run: Run, pairs: Sequence[Pair]) -> list[UInt8[np.ndarray, "H W2 3"]]:
   """
   if not pairs or not (run.path / "transforms.json").exists():
     return []
-  scene = load_scene(run.path, size=run.edits.shape[1])
+  scene = load_scene(run.path, size=run.edits.shape[1:3])
   pixels = scene.K * np.array([run.edits.shape[2], run.edits.shape[1], 1])[:, None]
   features = {view: matches.sift_features(run.edits[view]) for pair in pairs for view in pair.views}
   pictures = []
