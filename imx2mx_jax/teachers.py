@@ -59,10 +59,10 @@ class InstructPix2Pix:
     return diffusion.rescale(guided, e_text, self.rescale) if self.rescale else guided
 
   def branches(self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""]):
-    """The UNet's inputs: rows (text + image), (image), (nothing), of all views each."""
+    """The UNet's inputs: rows (text + image), (image), (nothing), of all views each; 3 texts."""
     images = jnp.concatenate([self.source, self.source, jnp.zeros_like(self.source)])
     sample = jnp.concatenate([jnp.tile(z_t, (3, 1, 1, 1)), images], axis=-1)
-    return sample, t, jnp.stack([self.text, self.null, self.null]).repeat(len(z_t), axis=0)
+    return sample, t, jnp.stack([self.text, self.null, self.null])
 
 
 @flax.struct.dataclass
@@ -100,9 +100,8 @@ class StableDiffusion:
     return diffusion.rescale(guided, e_text, self.rescale) if self.rescale else guided
 
   def branches(self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""]):
-    """The UNet's inputs: rows (nothing), (text), of all views each."""
-    context = jnp.stack([self.null, self.text]).repeat(len(z_t), axis=0)
-    return jnp.tile(z_t, (2, 1, 1, 1)), t, context
+    """The UNet's inputs: rows (nothing), (text), of all views each; 2 texts."""
+    return jnp.tile(z_t, (2, 1, 1, 1)), t, jnp.stack([self.null, self.text])
 
 
 def instruct_pix2pix(

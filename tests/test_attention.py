@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from imx2mx_jax.models import attention as module
+from imx2mx_jax.models import layers
 from tests.golden import support
 
 
@@ -46,6 +48,18 @@ def test_blocks_of_any_length_equal_the_formula(monkeypatch, queries, keys, most
   wanted = both(lambda *x: plain(*x, causal), inputs)
   for ours, theirs in zip(found, wanted, strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+
+
+def test_attention_to_one_key_is_its_value_whatever_the_queries_and_keys():
+  layer = layers.Attention(6, 7, 2, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  x = jnp.asarray(support.normal("attention", "x", (2, 5, 6)))
+  context = jnp.asarray(support.normal("attention", "context", (2, 1, 7)))
+  constant = both(layer, (x, context))
+  # Of two equal keys each counts a half: the same sum, by way of queries, keys and a softmax.
+  computed = both(lambda x, context: layer(x, context.repeat(2, axis=1)), (x, context))
+  for ours, theirs in zip(constant, computed, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+  assert not constant[1].any()  # no gradient reaches the queries
 
 
 def test_large_scores_do_not_overflow():

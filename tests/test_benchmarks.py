@@ -31,3 +31,10 @@ def test_an_iteration_is_measured_on_any_device():
   assert 0 < found["seconds_per_iteration"] < 60
   assert found["minutes"] == pytest.approx(found["seconds_per_iteration"] * 2150 / 60, rel=1e-2)
   assert found["tflops_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_every_saving_saves_something():
+  table = printed("savings").split("|---|---|---|\n")[1].splitlines()
+  assert len(table) == 6
+  assert all(float(row.split("|")[2]) > 0 for row in table)

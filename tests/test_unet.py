@@ -67,6 +67,18 @@ def test_keys_and_values_are_computed_once_for_each_branch():
   assert rows["q"] == VIEWS * rows["k"]
 
 
+def test_a_branch_answers_to_one_text_as_if_each_of_its_rows_had_it():
+  network, sample, context = example()
+  texts = context[::VIEWS]
+  shared = predict(network, sample, texts, 2)
+  repeated = predict(network, sample, texts.repeat(VIEWS, axis=0), 2)
+  np.testing.assert_allclose(shared, repeated, atol=1e-6)
+  module = network.module
+  with support.record(module, ".*/attn2/[kv]") as projected:
+    jax.eval_shape(lambda: module(sample, jnp.asarray(5), texts))
+  assert {y.shape[0] for y in projected.values()} == {BRANCHES}
+
+
 def test_with_extended_attention_every_view_of_a_branch_looks_at_all_of_them():
   network, sample, context = example()
 

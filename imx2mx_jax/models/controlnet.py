@@ -58,7 +58,7 @@ class ControlNet(Trunk):
     self,
     sample: Float[Array, "B h w _"],
     timestep: Num[Array, "..."],
-    context: Float[Array, "B M D"],
+    context: Float[Array, "R M D"],
     image: Float[Array, "B H W 3"],
   ) -> tuple[list[Float[Array, "B ..."]], Float[Array, "B ..."]]:
     """The `residuals` of the UNet's call at strength 1: for each map on the way down, the middle.

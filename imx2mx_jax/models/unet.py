@@ -83,10 +83,13 @@ class CrossView:
 
 @dataclasses.dataclass(frozen=True)
 class Conditioning:
-  """What all blocks of one forward pass share. time: the embedding after SiLU."""
+  """What all blocks of one forward pass share. time: the embedding after SiLU.
+
+  context: texts, each of equally many rows that lie together.
+  """
 
   time: Float[Array, "B E"]
-  context: Float[Array, "B M D"]
+  context: Float[Array, "R M D"]
   cross_view: CrossView | None
 
 
@@ -122,7 +125,9 @@ class TransformerBlock(nnx.Module):
 
   def __call__(self, x: Float[Array, "B L C"], cond: Conditioning) -> Float[Array, "B L C"]:
     x = x + cross_view_attention(self.attn1, self.norm1(x), cond.cross_view)
-    x = x + self.attn2(self.norm2(x), cond.context)
+    # The rows of one text are one long row of queries: its keys and values are computed once.
+    queries = self.norm2(x).reshape(len(cond.context), -1, x.shape[-1])
+    x = x + self.attn2(queries, cond.context).reshape(x.shape)
     return x + self.ff(self.norm3(x))
 
 
@@ -251,7 +256,7 @@ class Trunk(nnx.Module):
     self,
     sample: Float[Array, "B h w _"],
     timestep: Num[Array, "..."],
-    context: Float[Array, "B M D"],
+    context: Float[Array, "R M D"],
     cross_view: CrossView | None = None,
   ) -> Conditioning:
     """timestep: one for all rows, or one for each."""
@@ -298,7 +303,7 @@ class UNet(Trunk):
     self,
     sample: Float[Array, "B h w _"],
     timestep: Num[Array, "..."],
-    context: Float[Array, "B M D"],
+    context: Float[Array, "R M D"],
     *,
     key_view: Int[Array, ""] | None = None,
     views: int = 1,
@@ -308,10 +313,11 @@ class UNet(Trunk):
     """The network's prediction for B = branches x views rows, the views of a branch adjacent.
 
     sample: noisy latents (for InstructPix2Pix followed by the source latents). timestep: 0..999,
-    may be fractional, one for all rows or one for each. context: text embeddings. key_view: the
-    view whose keys and values every view takes in self-attention; None: each its own. all_views:
-    every view takes those of all views instead. residuals: a ControlNet's output, added to the maps
-    on the way down and to the middle's.
+    may be fractional, one for all rows or one for each. context: texts' embeddings, one for each
+    row or for as many adjacent rows as there are to a text. key_view: the view whose keys and
+    values every view takes in self-attention; None: each its own. all_views: every view takes those
+    of all views instead. residuals: a ControlNet's output, added to the maps on the way down and to
+    the middle's.
     """
     cross_view = None if key_view is None else CrossView(key_view, views)
     if all_views:
