@@ -1,4 +1,4 @@
-"""Packaging. Extras: cuda, tpu (accelerators), test (the tests), parity (the tests with torch)."""
+"""Packaging. Extras: cuda, tpu (accelerators), colmap, depth, test (the tests), parity (the tests with torch)."""
 
 import pathlib
 import re
@@ -49,6 +49,7 @@ setup(
     "cuda": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
     "colmap": ["pycolmap>=4.2"],
+    "depth": ["torch>=2.6", "torchvision>=0.21"],
     "test": [
       "beartype>=0.22",
       "pycolmap>=4.2",

@@ -50,6 +50,7 @@ MAY_IMPORT = {
   },
   "mapping": {"colmap", "matches"},
   "poses": {"colmap", "mapping", "scene", "scene_check", "terminal"},
+  "depth": {"config", "pictures", "scene", "terminal"},
   "weights": {"checkpoint", "models"},
   "evaluate": {
     "evaluate",
