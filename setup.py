@@ -1,4 +1,4 @@
-"""Packaging. Extras: cuda, tpu (accelerators), colmap, depth, test (the tests), parity (the tests with torch)."""
+"""Packaging. Extras: accelerators (cuda, tpu), further commands (colmap, depth), tests."""
 
 import pathlib
 import re

@@ -82,6 +82,8 @@ EDITS: dict[str, dict[str, Any]] = {  # row: what it sets
   "rescaled guidance": {"teacher.rescale": 0.7},
   "unit difference": {"distill.unit": True},
   "averaged student": {"distill.average": 0.9},
+  "polished .2": {"output.polish": 0.2},
+  "polished .4": {"output.polish": 0.4},
 }
 CONTROLS = ("unedited", "truth")
 ROWS = (*CONTROLS, *EDITS)

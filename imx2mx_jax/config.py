@@ -133,6 +133,8 @@ class OutputConfig:
   """What is made of the last prediction."""
 
   decoder: str = "student"  # views at the student's size; "teacher": at the teacher's, softer
+  polish: float = 0.0  # share of its timesteps that the teacher goes over the result; 0: not at all
+  polish_steps: int = 5  # in which it does so, all views looking at a key view in each
   colmap: bool = False  # write the cameras also as a COLMAP text model (needs pycolmap)
 
 
@@ -286,6 +288,8 @@ _CHECKS = {
   "optim.weight_decay": NOT_NEGATIVE,
   "optim.max_skipped": NOT_NEGATIVE,
   "output.decoder": choice("student", "teacher"),
+  "output.polish": between(0, 1),
+  "output.polish_steps": COUNT,
 }
 
 

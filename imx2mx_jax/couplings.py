@@ -1,9 +1,9 @@
 """Other ways to combine a teacher and a student than distillation; nothing is trained.
 
-`coupled` walks both down their own trajectories and pulls them together at each step, as coupled
-diffusion sampling does (arXiv 2510.14981). `collaborative` moves the views' latents themselves by
-the teacher's scores, which the views share by likeness (collaborative score distillation, Kim et
-al., NeurIPS 2023).
+`polished` lets the teacher go over views that are there already. `coupled` walks both down their
+own trajectories and pulls them together at each step, as coupled diffusion sampling does (arXiv
+2510.14981). `collaborative` moves the views' latents themselves by the teacher's scores, which the
+views share by likeness (collaborative score distillation, Kim et al., NeurIPS 2023).
 """
 
 import dataclasses
@@ -17,6 +17,36 @@ import optax
 from imx2mx_jax import diffusion, distill
 from imx2mx_jax.shapes import Array, Float, Key, Params, np
 from imx2mx_jax.teachers import SCHEDULE, Teacher
+
+
+@functools.partial(jax.jit, static_argnames=("ts", "cross_view"))
+def polished(
+  teacher: Teacher,
+  z0: Float[Array, "N h w 4"],
+  key: Key[Array, ""],
+  *,
+  ts: tuple[int, ...],
+  cross_view: bool = True,
+) -> Float[Array, "N h w 4"]:
+  """The views noised to the first of the descending timesteps and denoised from there.
+
+  z0: scaled latents on the teacher's grid. cross_view: all views look at a key view, another one at
+  each step; no fresh noise. The last step gives the clean estimate itself.
+  """
+  for_noise, for_views = jax.random.split(key)
+  z = diffusion.add_noise(
+    z0, jax.random.normal(for_noise, z0.shape), *SCHEDULE.alpha_sigma(jnp.int32(ts[0]))
+  )
+  key_views = jax.random.randint(for_views, (len(ts),), 0, len(z0))
+
+  def step(carry, inputs):
+    (z, _), (t, after, key_view) = carry, inputs
+    eps_hat = teacher.predict_noise(z, t, key_view if cross_view else None)
+    z0 = diffusion.predict_z0(z, eps_hat, *SCHEDULE.alpha_sigma(t))
+    return (diffusion.add_noise(z0, eps_hat, *SCHEDULE.alpha_sigma(after)), z0), None
+
+  levels = jnp.asarray(ts), jnp.asarray((*ts[1:], 0)), key_views
+  return jax.lax.scan(step, (z, z0), levels)[0][1]
 
 
 @functools.partial(jax.jit, static_argnames=("method", "taus", "pull"))

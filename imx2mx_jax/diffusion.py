@@ -149,6 +149,12 @@ def sampling_timesteps(count: int, steps: int = 1000) -> tuple[int, ...]:
   return tuple(int(tau) for tau in np.linspace(steps - 1, 0, count, endpoint=False))
 
 
+def teacher_timesteps(share: float, count: int, steps: int = 1000) -> tuple[int, ...]:
+  """At most `count` descending timesteps of the teacher, spread over the lowest share of all."""
+  spread = np.linspace(round(share * (steps - 1)), 0, count, endpoint=False, dtype=int)
+  return tuple(int(t) for t in np.unique(spread)[::-1] if t)
+
+
 def truncated_normal_ppf(
   u: Float[Array, "..."],
   lower: Num[Array, "..."] | float,

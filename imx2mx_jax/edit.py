@@ -268,9 +268,9 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   else:
     state = yield from _distill(loop, state)
     zeta0 = np.asarray(_last_prediction(loop, state))
-  if run.output.decoder == "teacher":
-    mapping = jax.device_get(state.params["mapping"])
-    images = _decode(teacher_vae, distill.align(method, mapping, zeta0))
+  if run.output.polish or run.output.decoder == "teacher":
+    z0 = distill.align(method, jax.device_get(state.params["mapping"]), zeta0)
+    images = _decode(teacher_vae, _polished(loop, z0))
   else:
     images = _decode(loop.vae, zeta0[1:])
   images = _outside_kept(run, scene, images)
@@ -358,6 +358,17 @@ def _coupled(loop: _Loop, state: distill.DistillState) -> Float[Array, "T h w 4"
     return couplings.coupled(
       loop.method, student, loop.teacher, loop.cond, state.latents, key, **levels
     )
+
+
+def _polished(loop: _Loop, z0: Float[Array, "N h w 4"]) -> Float[Array, "N h w 4"]:
+  """The views after the teacher has gone over them, where the run asks for that."""
+  output = loop.run.output
+  ts = diffusion.teacher_timesteps(output.polish, output.polish_steps)
+  if not ts:
+    return z0
+  key = jax.random.fold_in(_keys(loop.run)["iterations"], _total(loop.plan))  # after all of them
+  with sharding.on(loop.mesh):
+    return couplings.polished(loop.teacher, z0, key, ts=ts, cross_view=loop.method.cross_view)
 
 
 def _skipped_at_the_end(before: int, norms: Float[np.ndarray, " count"]) -> int:

@@ -75,6 +75,34 @@ def test_the_pull_brings_each_view_to_what_the_teacher_wants_and_leaves_the_refe
   np.testing.assert_allclose(pulled[0], alone[0], rtol=1e-4)
 
 
+def test_a_teacher_that_goes_over_the_views_leads_them_to_what_it_wants():
+  teacher, z0 = Wants(jnp.array([3.0, -3.0]), jnp.float32(1)), jnp.zeros((2, 4, 4, 4))
+  found = couplings.polished(teacher, z0, KEY, ts=diffusion.teacher_timesteps(0.4, 5))
+  wanted = jnp.broadcast_to(teacher.values[:, None, None, None], z0.shape)
+  np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_it_begins_at_its_share_of_the_timesteps():
+  assert diffusion.teacher_timesteps(0.4, 4) == (400, 300, 200, 100)
+  assert diffusion.teacher_timesteps(0.002, 5) == (2, 1)
+  assert diffusion.teacher_timesteps(0.0, 5) == ()
+
+
+@pytest.mark.parametrize("cross_view", [True, False])
+def test_the_key_view_is_told_only_where_views_look_at_one(cross_view):
+  told = []
+
+  @flax.struct.dataclass
+  class Listens:
+    def predict_noise(self, z_t, t, key_view):
+      told.append(key_view is not None)
+      return jnp.zeros_like(z_t)
+
+  z0 = jnp.ones((2, 2, 2, 4))
+  couplings.polished(Listens(), z0, KEY, ts=(9, 5), cross_view=cross_view)
+  assert told and set(told) == {cross_view}
+
+
 def test_shared_scores_are_steins_variational_gradient():
   rng = np.random.default_rng(0)
   z0, scores = (rng.normal(size=(3, 2, 2, 4)).astype(np.float32) for _ in range(2))
