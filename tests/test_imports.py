@@ -138,6 +138,7 @@ MAY_IMPORT = {
     "resumable",
     "sampler",
     "scene",
+    "sharding",
     "sheets",
     "students",
     "teachers",

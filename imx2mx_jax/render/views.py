@@ -8,8 +8,9 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from imx2mx_jax import cameras, paths, pictures, sampler, teachers, weights
+from imx2mx_jax import cameras, paths, pictures, sampler, sharding, teachers, weights
 from imx2mx_jax.errors import ConfigError, WeightsError
 from imx2mx_jax.models.network import Network
 from imx2mx_jax.render.inputs import Inputs, Weights
@@ -20,7 +21,7 @@ from imx2mx_jax.students import Seva, SevaConditioning
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-  """The student, its encoder and decoder, and the encoder of pictures."""
+  """The student, divided among all devices; its encoder and decoder; the encoder of pictures."""
 
   student: Network
   vae: Network
@@ -59,8 +60,9 @@ def load_models(folders: Weights, hw: tuple[int, int], dtype: str) -> Models:
       f"--size={hw[1]}x{hw[0]}: both must be multiples of {multiple}, for example {near}"
     )
   load = functools.partial(weights.load, dtype=jnp.dtype(dtype))
+  divide = functools.partial(sharding.put, _mesh())
   return Models(
-    load(pathlib.Path(folders.student), "student")["seva"],
+    load(pathlib.Path(folders.student), "student", place=divide)["seva"],
     load(pathlib.Path(folders.student_vae), "student_vae")["vae"],
     load(pathlib.Path(folders.image_encoder), "image_encoder")["vision"],
   )
@@ -199,9 +201,15 @@ def _sampled(
   scales = sampler.guidance_scales(rule, guidance, lowest, c2w, K, clean)
   student = work.models.student
   key = jax.random.fold_in(jax.random.key(wanted.seed), number)
-  return _generate(
-    Seva(student.graphdef), student.params, work.models.vae, cond, scales, key, wanted.steps
-  )
+  with sharding.on(_mesh()):
+    return _generate(
+      Seva(student.graphdef), student.params, work.models.vae, cond, scales, key, wanted.steps
+    )
+
+
+def _mesh() -> Mesh:
+  """All devices, which share every pass."""
+  return sharding.make_mesh(1, -1)
 
 
 @functools.partial(jax.jit, static_argnames=("student", "steps"))

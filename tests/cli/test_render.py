@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import stat
 import subprocess
+import sys
 
 import imageio_ffmpeg
 import numpy as np
@@ -55,6 +57,20 @@ def test_a_scene_becomes_frames_cameras_and_videos(arc):
   assert arc.lines[-2].startswith("7 of 7 frames") and arc.lines[-2].endswith("0:00 left")
   assert arc.lines[-1] == str(arc.folder)
   assert "licence" in (arc.folder / "NOTICE").read_text()
+
+
+@pytest.mark.slow
+def test_eight_devices_render_what_one_renders(arc, cache, tmp_path):
+  options = command("--path=arc", f"--out={tmp_path / 'arc'}")[1:]
+  flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+  subprocess.run(
+    [sys.executable, "-W", "error", "-m", "imx2mx_jax.render", *options],
+    cwd=support.REPOSITORY,
+    env=os.environ | {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(cache)},
+    check=True,
+  )
+  apart = np.abs(pixels(tmp_path / "arc").astype(int) - pixels(arc.folder))
+  assert apart.max() <= 1
 
 
 def test_browsers_can_play_the_video(arc):
