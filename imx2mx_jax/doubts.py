@@ -212,6 +212,19 @@ def _scaled(view: Stated, factors: np.ndarray) -> Stated:
   return dataclasses.replace(view, K=view.K * np.diag([*factors, 1]) + view.K * (1 - np.eye(3)))
 
 
+def _rescaled(view: Stated) -> Stated:
+  """Intrinsics of a picture 2, 4, .. times as large, or as small, brought to this one's size."""
+  ratios = np.array(view.hw[::-1]) / 2 / np.maximum(view.K[:2, 2], 1)
+  factor = 2.0 ** np.rint(np.log2(ratios).mean())
+  return dataclasses.replace(view, K=np.diag([factor, factor, 1]) @ view.K)
+
+
+def _mirrored(view: Stated) -> Stated:
+  """Left and right in the picture changed."""
+  flip = np.array([[-1.0, 0, view.hw[1]], [0, 1, 0], [0, 0, 1]])
+  return dataclasses.replace(view, K=flip @ view.K)
+
+
 def _swapped(view: Stated, entries: tuple[tuple[int, int], tuple[int, int]]) -> Stated:
   K, (first, second) = view.K.copy(), entries
   K[first], K[second] = view.K[second], view.K[first]
@@ -264,6 +277,11 @@ _DOUBTS = (
     lambda view: _swapped(view, ((0, 0), (1, 1))),
   ),
   _Doubt("cx and cy are swapped", "swap them", lambda view: _swapped(view, ((0, 2), (1, 2)))),
+  _Doubt(
+    "the intrinsics are those of pictures of another size",
+    "add the w and h that fl_x, fl_y, cx, cy were measured in, or scale them to the pictures",
+    _rescaled,
+  ),
   _Doubt(
     "the poses have OpenCV axes (y down, z forward), not OpenGL's",
     _COLUMN.format("second and the third"),
@@ -318,6 +336,7 @@ _DOUBTS = (
     )
   ),
   *(_turned("all photographs are", quarters) for quarters in (2, 1, 3)),
+  _Doubt("the photographs are mirrored", "flip them from left to right", _mirrored),
   _Doubt(
     "the file's lens distortion is not that of its pictures",
     "add --config.scene.undistort=false, or remove it from the file",

@@ -57,6 +57,10 @@ COLUMNS = lambda *signs: planted(pose=lambda pose: pose * [*signs, 1])
 FAULTS = {
   "fl_x and fl_y are swapped": (planted(K=lambda K: entries(K, 480, 520)), "swap"),
   "cx and cy are swapped": (planted(K=lambda K: entries(K, 520, 480, 230, 330)), "swap"),
+  "intrinsics are those of pictures of another size": (
+    planted(K=lambda K: entries(K, 260, 240, 165, 115)),
+    "w and h",
+  ),
   "OpenCV axes": (COLUMNS(1, -1, -1), "second and the third column"),
   "y axes are flipped": (COLUMNS(1, -1, 1), "second column"),
   "z axes are flipped": (COLUMNS(1, 1, -1), "third column"),
@@ -129,6 +133,11 @@ def test_all_photographs_upside_down_are_found():
   [found] = suspicions(TRUE, [np.array(HW[::-1]) - points for points in SEEN])
   assert "photographs are turned" in found.what
   assert "180 degrees" in found.remedy
+
+
+def test_mirrored_photographs_are_found():
+  [found] = suspicions(TRUE, [points * [-1, 1] + [HW[1], 0] for points in SEEN])
+  assert found.what == "the photographs are mirrored"
 
 
 def test_one_wrong_pose_is_blamed_on_its_view():
