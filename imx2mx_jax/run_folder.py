@@ -150,7 +150,9 @@ class RunFolder(Resumable):
       self._write_config(scene)
       self._write("NOTICE", _notice(self._run).encode())
       self._write("reference.png", sheets.png(reference))
-      self._write(_REFERENCE, safetensors.numpy.save(dict(arrays)))
+      # safetensors writes an array's memory as it lies, whatever its axes are.
+      whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+      self._write(_REFERENCE, safetensors.numpy.save(whole))
       self._journal = Journal(self.path, self.step)
 
   def log(
