@@ -25,6 +25,7 @@ setup(
     "diffusers>=0.38",
     "etils[epath]>=1.11",
     "flax>=0.12.8",
+    "fsspec>=2025.2",
     "huggingface_hub>=1.0",
     "imageio-ffmpeg>=0.6",
     "jax>=0.10",
@@ -50,6 +51,7 @@ setup(
     "tpu": ["jax[tpu]"],
     "colmap": ["pycolmap>=4.2"],
     "depth": ["torch>=2.6", "torchvision>=0.21"],
+    "gcs": ["gcsfs>=2025.2"],
     "test": [
       "beartype>=0.22",
       "pycolmap>=4.2",

@@ -1,10 +1,11 @@
-"""Edits a list of scenes, one edit after another, and writes a folder with all of them.
+"""Edits a list of scenes and writes a folder with all of them.
 
     python -m imx2mx_jax.batch --config=configs/default.py --jobs=jobs.jsonl
 
 Each line of the jobs file is an edit: {"scene": "data/bear", "instruction": "make it a panda",
 "overrides": {"optim.lr": 5e-5}}, the overrides being optional; all lines are checked before the
-first edit begins. An edit that fails is noted and the next one begins; the same command goes on
+first edit begins. They are done one after another, or, with --config.mesh.edit=4, four at a time,
+each on its own chips. An edit that fails is noted and the others go on; the same command goes on
 where it was stopped, tries again what failed, and leaves alone what is finished. summary.md and
 summary.json in the folder (--out, by default runs/ and the jobs file's name) say what became of
 each. --host=0 --hosts=2 and --host=1 --hosts=2 share a list between two machines, or processes,
@@ -16,9 +17,10 @@ The last line printed is the folder's path. Exit codes: 0 all of this host's edi
 
 import argparse
 import functools
-import pathlib
 import sys
 from collections.abc import Sequence
+
+from etils import epath
 
 from imx2mx_jax import __version__, terminal
 from imx2mx_jax.errors import JobsError
@@ -32,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument("--jobs", metavar="FILE", required=True, type=pathlib.Path)
-  parser.add_argument("--out", metavar="FOLDER", type=pathlib.Path)
+  parser.add_argument("--jobs", metavar="FILE", required=True, type=epath.Path)
+  parser.add_argument("--out", metavar="FOLDER", type=epath.Path)
   parser.add_argument("--host", type=int, help="this host's number, from 0")
   parser.add_argument("--hosts", type=int, help="how many share the list")
   given, settings = parser.parse_known_args(argv[1:])
@@ -48,27 +50,28 @@ def _batch(given: argparse.Namespace, settings: Sequence[str]) -> int:
     from imx2mx_jax import compilation, edit, jobs, series, session, weights
 
     compilation.keep()
-    host, hosts = _place(given, (jax.process_index(), jax.process_count()))
-    out = given.out or pathlib.Path("runs") / given.jobs.stem
+    host, hosts = _place(given)
+    out = given.out or epath.Path("runs") / given.jobs.stem
     listed = jobs.read(given.jobs, settings, out, jax.default_backend(), session.check)
     load = functools.partial(edit.load_models, load=weights.keeping())
-    work = functools.partial(session.edit_scene, load_models=load)
-    records = series.run(listed, series.share(listed, host, hosts), out, work, stop)
+    work = functools.partial(session.edits, load_models=load)
+    groups = series.groups(series.share(listed, host, hosts), session.alike)
+    records = series.run(listed, groups, out, work, stop)
     print(out)
     unfinished = any(record.status in (series.FAILED, series.BUSY) for record in records)
     return stop.exit_code or int(unfinished)
 
 
-def _place(given: argparse.Namespace, own: tuple[int, int]) -> tuple[int, int]:
-  """This host's number and how many there are. own: what JAX says."""
-  if given.host is None and given.hosts is None:
-    return own
-  if given.host is None or given.hosts is None or not 0 <= given.host < given.hosts:
+def _place(given: argparse.Namespace) -> tuple[int, int]:
+  """This host's number and how many there are."""
+  host, hosts = given.host, given.hosts
+  if host is None and hosts is None:
+    return 0, 1
+  if host is None or hosts is None or not 0 <= host < hosts:
     raise JobsError(
-      f"--host={given.host} --hosts={given.hosts}: give both, as --host=0 --hosts=2 for the first "
-      "of two"
+      f"--host={host} --hosts={hosts}: give both, as --host=0 --hosts=2 for the first of two"
     )
-  return given.host, given.hosts
+  return host, hosts
 
 
 if __name__ == "__main__":

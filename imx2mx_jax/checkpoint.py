@@ -40,7 +40,7 @@ def restore(folder: str | os.PathLike, wanted: Mapping[str, jax.ShapeDtypeStruct
   `wanted` names exactly what the checkpoint holds (see `contents`). Where a leaf has no sharding
   it goes to the first device. Raises CheckpointError where the files are damaged.
   """
-  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   target = {
     path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
     for path, leaf in wanted.items()

@@ -12,10 +12,11 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import psutil
 
+from imx2mx_jax import remote
 from imx2mx_jax.errors import ClaimError
 
 _BEAT = 30.0  # seconds between the signs of life that a claim's holder gives
@@ -25,51 +26,46 @@ _NAME = re.compile(r"\.claim\.(\d+)")
 
 @contextlib.contextmanager
 def claimed(folder: str | os.PathLike) -> Iterator[None]:
-  """Keeps a folder, which must exist, for this process alone.
+  """Keeps a folder, which must exist where it is not in a bucket, for this process alone.
 
   Raises ClaimError where a living process has it. One on this machine is alive while its process
   is, one on another machine while it gives signs of life.
   """
-  file = _claim(pathlib.Path(folder))
+  shelf = _Bucket(folder) if remote.is_remote(folder) else _Disk(folder)
+  number = _claim(shelf)
   done = threading.Event()
-  beating = threading.Thread(target=_beat, args=(file, done), daemon=True)
+  beating = threading.Thread(target=_beat, args=(shelf, number, done), daemon=True)
   beating.start()
   try:
     yield
   finally:
     done.set()
     beating.join()
-    file.unlink(missing_ok=True)
+    shelf.delete(number)
 
 
-def _claim(folder: pathlib.Path) -> pathlib.Path:
+def _claim(shelf: "_Disk | _Bucket") -> int:
+  own = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "began": _began()})
   while True:
-    last = max(_claims(folder), default=-1)
+    last = max(shelf.claims(), default=-1)
     if last >= 0:
-      _refuse_living(folder / f".claim.{last}")
-    file = folder / f".claim.{last + 1}"
+      _refuse_living(shelf, last)
+    number = last + 1
     try:
-      with file.open("x") as stream:
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "began": _began()}, stream)
+      shelf.create(number, own)
     except FileExistsError:  # another process was quicker
       continue
-    if max(_claims(folder)) > last + 1:  # the number had been used, and given up, before
-      file.unlink()
+    if max(shelf.claims()) > number:  # the number had been used, and given up, before
+      shelf.delete(number)
       continue
-    for older in range(last + 1):
-      (folder / f".claim.{older}").unlink(missing_ok=True)
-    return file
+    for older in range(number):
+      shelf.delete(older)
+    return number
 
 
-def _claims(folder: pathlib.Path) -> list[int]:
-  found = [_NAME.fullmatch(entry.name) for entry in folder.iterdir()]
-  return [int(match[1]) for match in found if match]
-
-
-def _refuse_living(file: pathlib.Path) -> None:
+def _refuse_living(shelf: "_Disk | _Bucket", number: int) -> None:
   try:
-    content = file.read_text()
-    silent = time.time() - file.stat().st_mtime
+    content, silent = shelf.read(number)
   except FileNotFoundError:  # given up a moment ago
     return
   try:
@@ -82,7 +78,7 @@ def _refuse_living(file: pathlib.Path) -> None:
     alive = silent < _SILENCE
   if alive:
     raise ClaimError(
-      f"{file.parent} is being written by process {holder['pid']} on {holder['host']}; wait for "
+      f"{shelf.folder} is being written by process {holder['pid']} on {holder['host']}; wait for "
       "it, or choose another folder with --config.run_dir=..."
     )
 
@@ -99,7 +95,76 @@ def _began() -> float:
   return psutil.Process().create_time()
 
 
-def _beat(file: pathlib.Path, done: threading.Event) -> None:
+def _beat(shelf: "_Disk | _Bucket", number: int, done: threading.Event) -> None:
   while not done.wait(_BEAT):
-    with contextlib.suppress(OSError):  # a folder that was deleted is its owner's business
-      os.utime(file)
+    with contextlib.suppress(Exception):  # a folder that was deleted is its owner's business
+      shelf.touch(number)
+
+
+class _Disk:
+  """The claims in a folder of this machine's filesystem, or of one that machines share."""
+
+  def __init__(self, folder: str | os.PathLike):
+    self.folder = pathlib.Path(folder)
+
+  def claims(self) -> list[int]:
+    """Their numbers."""
+    return _numbers(entry.name for entry in self.folder.iterdir())
+
+  def create(self, number: int, content: str) -> None:
+    """Raises FileExistsError where it is there."""
+    with self._file(number).open("x") as stream:
+      stream.write(content)
+
+  def read(self, number: int) -> tuple[str, float]:
+    """What it says, and the seconds since its last sign of life."""
+    file = self._file(number)
+    return file.read_text(), time.time() - file.stat().st_mtime
+
+  def touch(self, number: int) -> None:
+    """A sign of life."""
+    os.utime(self._file(number))
+
+  def delete(self, number: int) -> None:
+    """It need not be there."""
+    self._file(number).unlink(missing_ok=True)
+
+  def _file(self, number: int) -> pathlib.Path:
+    return self.folder / f".claim.{number}"
+
+
+class _Bucket:
+  """The same in a bucket, whose objects are made by one writer only, and dated when written."""
+
+  def __init__(self, folder: str | os.PathLike):
+    self.folder = os.fspath(folder)
+    self._fs, self._root = remote.filesystem(folder)
+
+  def claims(self) -> list[int]:
+    self._fs.invalidate_cache()
+    try:
+      return _numbers(pathlib.PurePath(path).name for path in self._fs.ls(self._root, detail=False))
+    except FileNotFoundError:
+      return []
+
+  def create(self, number: int, content: str) -> None:
+    self._fs.pipe_file(self._file(number), content.encode(), mode="create")
+
+  def read(self, number: int) -> tuple[str, float]:
+    file = self._file(number)
+    return self._fs.cat_file(file).decode(), time.time() - self._fs.modified(file).timestamp()
+
+  def touch(self, number: int) -> None:
+    self._fs.pipe_file(self._file(number), self._fs.cat_file(self._file(number)))
+
+  def delete(self, number: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+      self._fs.rm_file(self._file(number))
+
+  def _file(self, number: int) -> str:
+    return f"{self._root.rstrip('/')}/.claim.{number}"
+
+
+def _numbers(names: Iterable[str]) -> list[int]:
+  found = [_NAME.fullmatch(name) for name in names]
+  return [int(match[1]) for match in found if match]

@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from imx2mx_jax import remote
 from imx2mx_jax.errors import SceneError
 from imx2mx_jax.shapes import Float, np
 
@@ -47,7 +48,7 @@ def read(file: epath.Path) -> list[dict[str, Any]]:
   """
   pycolmap = library()
   try:
-    model = pycolmap.Reconstruction(str(file.parent))
+    model = pycolmap.Reconstruction(str(remote.here(file.parent)))
   except (ValueError, RuntimeError) as error:
     raise SceneError(
       f"{file.parent}: this COLMAP model cannot be read ({error}); export it again"

@@ -123,9 +123,15 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """How the devices are used."""
+  """How the devices are used: in rows of chips, each for one edit.
 
-  fsdp: int = -1  # chips that share the edit's weights and its work; -1: all
+  One row of all chips is the default, also for a list of edits: it asks least of each chip's
+  memory, and the first edit is there soonest. Several rows, where a row has room for an edit,
+  exchange less among their chips.
+  """
+
+  edit: int = 1  # edits of a list at a time; -1: as many as the chips allow
+  fsdp: int = -1  # chips that share one edit's weights and its work; -1: all that are left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +245,7 @@ _CHECKS = {
   "compat": choice("", "authors"),
   "dtype": choice("", "float32", "bfloat16"),
   "memory": choice("default", "small", "smallest"),
+  "mesh.edit": SOME_OR_ALL,
   "mesh.fsdp": SOME_OR_ALL,
   "log_every": COUNT,
   "save_every": COUNT,

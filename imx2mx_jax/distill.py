@@ -8,6 +8,7 @@ one `student_step`. Symbols are METHOD.md's.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -19,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from imx2mx_jax import diffusion, optim, sharding
 from imx2mx_jax.models.network import Network
-from imx2mx_jax.shapes import Array, Float, Int, Key, Params
+from imx2mx_jax.shapes import Array, Bool, Float, Int, Key, Params
 from imx2mx_jax.students import Student
 from imx2mx_jax.teachers import SCHEDULE, Teacher
 
@@ -277,32 +278,54 @@ def distill_edits(
   share. Every edit comes out as it would alone.
   """
 
-  def one(*args):
-    state, teacher, cond, key, mask = (_without_axis(arg) for arg in args[:-1])
-    results = distill_steps(method, state, teacher, cond, key, args[-1], mask, most=most)
-    return jax.tree.map(lambda x: x[None], results)
+  def one(state, teacher, cond, key, mask, count):
+    return distill_steps(method, state, teacher, cond, key, count, mask, most=most)
 
+  return _each(mesh, one, states, teacher, conds, keys, masks, shared=(count,))
+
+
+@functools.partial(jax.jit, static_argnames=("method", "mesh"), donate_argnames="states")
+def student_steps(
+  method: Method,
+  mesh: Mesh,
+  states: DistillState,
+  conds: Any,
+  taus_next: Int[Array, " E"],
+  noises: Float[Array, "E T h w 4"] | Float[Array, " E"],
+  chosen: Bool[Array, " E"],
+) -> DistillState:
+  """`student_step` of the chosen ones of E edits; the others stay as they are."""
+
+  def one(state, cond, tau_next, noise, wanted):
+    new = student_step(method, state, cond, tau_next, noise)
+    moved = {name: getattr(new, name) for name in ("latents", "prediction", "tau")}
+    kept = {name: jnp.where(wanted, x, getattr(state, name)) for name, x in moved.items()}
+    return sharding.lay_tree(dataclasses.replace(state, **kept))
+
+  return _each(mesh, one, states, conds, taus_next, noises, chosen)
+
+
+def _each(mesh: Mesh, function: Callable, *edits: Any, shared: tuple = ()) -> Any:
+  """A function of one edit on each edit's own chips. shared: arguments that all of them get."""
   each = P(sharding.EDIT)
-  of_teacher = jax.tree.map(
-    lambda part: P() if _is_network(part) else each, teacher, is_leaf=_is_network
-  )
+  specs = jax.tree.map(lambda part: P() if is_network(part) else each, edits, is_leaf=is_network)
+
+  def one(edits, shared):
+    alone = jax.tree.map(lambda x: x if is_network(x) else x[0], edits, is_leaf=is_network)
+    return jax.tree.map(lambda x: x[None], function(*alone, *shared))
+
   return jax.shard_map(
     one,
     mesh=mesh,
-    in_specs=(each, of_teacher, each, each, each, P()),
+    in_specs=(specs, P()),
     out_specs=each,
     axis_names={sharding.EDIT},
     check_vma=False,
-  )(states, teacher, conds, keys, masks, count)
+  )(edits, shared)
 
 
-def _without_axis(tree: Any) -> Any:
-  """The one edit of a chip. Networks have no axis of edits."""
-  one = lambda part: part if _is_network(part) else part[0]
-  return jax.tree.map(one, tree, is_leaf=_is_network)
-
-
-def _is_network(part: Any) -> bool:
+def is_network(part: Any) -> bool:
+  """Whether a part of a pytree is a network, which edits share."""
   return isinstance(part, Network)
 
 

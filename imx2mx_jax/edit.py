@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 import random
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -18,10 +17,10 @@ from imx2mx_jax import (
   diffusion,
   distill,
   editors,
-  flops,
   masks,
   optim,
   pictures,
+  seats,
   sharding,
   students,
   teachers,
@@ -68,6 +67,11 @@ class Prepared:
 
 
 @dataclasses.dataclass(frozen=True)
+class Waiting:
+  """Edits that share a program may go on to where they are waiting too; then this one can."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Traced:
   """The iterations are about to be compiled. flops: of one of them, on all chips together."""
 
@@ -89,21 +93,18 @@ class Compiled:
 class Progress:
   """Iterations up to `step` are done, the last ones in `seconds`; metrics has a value for each.
 
-  state: valid until the next event is asked for; its buffers are then given to the device again.
-  skipped: how many updates in a row, the last one among them, were left out as not finite.
+  state, sound: give the state, and whether the run can go on from it, until the next event is asked
+  for; its buffers are then given to the device again. skipped: how many updates in a row, the last
+  one among them, were left out as not finite.
   """
 
   step: int
-  state: distill.DistillState
+  state: Callable[[], distill.DistillState]
+  sound: Callable[[], bool]
   metrics: dict[str, np.ndarray]
   seconds: float
   total: int
   skipped: int
-
-  @property
-  def sound(self) -> bool:
-    """Whether the run can go on from the state. Its weights are finite always."""
-    return bool(jnp.isfinite(self.state.latents).all())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,14 +125,19 @@ class Finished:
 
 
 Plan = list[tuple[int, int]]
-Event = Prepared | Traced | Compiled | Progress | Snapshot | Finished
+Event = Prepared | Waiting | Traced | Compiled | Progress | Snapshot | Finished
 Saved = tuple[dict[str, np.ndarray], distill.DistillState | None]
 
 
-def load_models(run: RunConfig, load: Callable[..., dict[str, Network]] = weights.load) -> Models:
+def load_models(
+  run: RunConfig,
+  load: Callable[..., dict[str, Network]] = weights.load,
+  mesh: Mesh | None = None,
+) -> Models:
   """Every network that the run needs, and its instruction in tokens.
 
-  load: what reads a folder, for example weights.keeping(). Raises what `check_models` raises.
+  load: what reads a folder, for example weights.keeping(). mesh: the student's chips; None: those
+  of an edit by itself. Raises what `check_models` raises.
   """
   check_models(run)
   ids, dtype = instruction_ids(run), jnp.dtype(run.dtype)
@@ -140,7 +146,7 @@ def load_models(run: RunConfig, load: Callable[..., dict[str, Network]] = weight
     models = dataclasses.replace(models, **load(run.teacher.controlnet, "controlnet", dtype=dtype))
   if run.teacher_alone:
     return models
-  s, divide = run.student, functools.partial(sharding.put, make_mesh(run))
+  s, divide = run.student, functools.partial(sharding.put, mesh or make_mesh(run))
   return dataclasses.replace(
     models,
     student=load(s.weights, "student", dtype=dtype, place=divide)["seva"],
@@ -182,7 +188,7 @@ def instruction_ids(run: RunConfig) -> Int[np.ndarray, "2 L"]:
 
   Raises ConfigError for an instruction that is empty or too long, WeightsError for no tokenizer.
   """
-  tokenizer = tokens.load(pathlib.Path(run.teacher.weights) / weights.TOKENIZER)
+  tokenizer = tokens.load(weights.tokenizer_of(run.teacher.weights))
   return np.concatenate(
     [tokens.encode_instruction(tokenizer, run.instruction), tokens.encode(tokenizer, [""])]
   )
@@ -227,13 +233,22 @@ def _check_size(group: str, hw: tuple[int, int], vae: VaeShape, levels: int) -> 
       )
 
 
-def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> Iterator[Event]:
+def edit(
+  run: RunConfig,
+  scene: Scene,
+  models: Models,
+  saved: Saved | None,
+  seat: seats.Place | None = None,
+) -> Iterator[Event]:
   """Edits a scene, event by event.
 
   saved: what an interrupted run of the same settings had: `Prepared.saved` and its last state (or
-  None before the first one). The result is the same as if it had not been interrupted.
+  None before the first one). The result is the same as if it had not been interrupted. seat: where
+  the iterations are computed; None: by themselves.
   """
+  seat = seat or seats.Alone(make_mesh(run))
   arrays, state = saved or ({}, None)
+  del saved
   teacher = _teacher(run, scene, models)
   if run.teacher_alone:
     edited = _sample_views(teacher, run, scene, models)
@@ -250,31 +265,36 @@ def edit(run: RunConfig, scene: Scene, models: Models, saved: Saved | None) -> I
   cond = _condition(run, scene, models, reference)
   if state is None:
     zeta0 = _edits(run, scene, models, teacher, reference) if run.method == "sdedit" else None
-    state = _first_state(run, method, models, len(scene.names) + 1, zeta0)
-  # From here on the encoders are not needed; the caller lets go of them too.
-  original = models.student.params if run.distill.finish == "original" else None
+    state = _first_state(run, method, models, len(scene.names) + 1, zeta0, seat.mesh)
+  original = None
+  if run.distill.finish == "original":
+    original = sharding.put(seat.mesh, models.student.params)
   mask = None if scene.masks is None else masks.on_grid(scene.masks, method.grid)
-  mesh = make_mesh(run)
-  state, teacher, cond, original = (
-    sharding.put(mesh, tree) for tree in (state, teacher, cond, original)
-  )
-  loop = _Loop(run, scene, method, plan, mesh, teacher, cond, models.student_vae, original, mask)
-  teacher_vae = models.vae
-  del models
-  yield Prepared(**began, total=_total(plan), resumed_at=int(state.step))
+  task = seats.Task(teacher, cond, _keys(run)["iterations"], mask, method, run.log_every)
+  vae = seat.shared("student_vae", models.student_vae)
+  by_teacher = run.output.decoder == "teacher" or run.output.polish
+  teacher_vae = seat.shared("vae", models.vae) if by_teacher else None
+  # From here on the encoders are not needed; the caller lets go of them too.
+  del models, teacher, cond
+  step, tau = int(state.step), int(state.tau)
+  seat.begin(task, state)
+  del task, state
+  loop = _Loop(run, scene, method, plan, seat, vae, original)
+  yield Prepared(**began, total=_total(plan), resumed_at=step)
 
   if run.method == "coupled":
-    zeta0 = np.asarray(_coupled(loop, state))
+    zeta0 = np.asarray(_coupled(loop, seat))
   else:
-    state = yield from _distill(loop, state)
-    zeta0 = np.asarray(_last_prediction(loop, state))
-  if run.output.polish or run.output.decoder == "teacher":
-    z0 = distill.align(method, jax.device_get(state.params["mapping"]), zeta0)
-    images = _decode(teacher_vae, _polished(loop, z0))
+    yield from _distill(loop, step, tau)
+    zeta0 = yield from _last_prediction(loop)
+  params = seat.state().params
+  if teacher_vae is not None:
+    z0 = distill.align(method, jax.device_get(params["mapping"]), zeta0)
+    images = _decode(teacher_vae, _polished(loop, seat, z0))
   else:
-    images = _decode(loop.vae, zeta0[1:])
+    images = _decode(vae, zeta0[1:])
   images = _outside_kept(run, scene, images)
-  yield Finished(images, state.params["student"] if _total(plan) else {})
+  yield Finished(images, params["student"] if _total(plan) else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,93 +302,93 @@ class _Loop:
   """What the loop works with and never changes.
 
   vae: the student's. original: weights for the timesteps without iterations; None: the
-  personalised ones. mask: where the teacher may change something, on its grid; None: everywhere.
+  personalised ones.
   """
 
   run: RunConfig
   scene: Scene
   method: distill.Method
   plan: Plan
-  mesh: Mesh
-  teacher: teachers.Teacher
-  cond: students.SevaConditioning
+  seat: seats.Place
   vae: Network
   original: Params | None
-  mask: Float[np.ndarray, "N h w 1"] | None
 
 
 def _distill(
-  loop: _Loop, state: distill.DistillState
-) -> Generator[Traced | Compiled | Progress | Snapshot, None, distill.DistillState]:
-  """Some iterations at each student timestep, then an Euler step to the next one."""
-  run, method, plan, cond = loop.run, loop.method, loop.plan, loop.cond
-  key = _keys(run)["iterations"]
-  total, step = _total(plan), int(state.step)
-  if step < total:
-    began = time.monotonic()
-    # JAX keeps what it has compiled: another edit of the same shapes gets the same program.
-    with sharding.on(loop.mesh):
-      traced = distill.distill_steps.trace(
-        method, state, loop.teacher, cond, key, jnp.int32(0), loop.mask, most=run.log_every
-      )
-    yield Traced(flops.of(traced.jaxpr.jaxpr))
-    with sharding.on(loop.mesh):
-      steps = traced.lower().compile()
-    yield Compiled(time.monotonic() - began, _held(steps))
+  loop: _Loop, step: int, tau: int
+) -> Generator[Waiting | Traced | Compiled | Progress | Snapshot, None, None]:
+  """Some iterations at each student timestep, then an Euler step to the next one.
 
-  end = skipped = 0
-  for here, (tau, iterations) in enumerate(plan):
+  step, tau: where the run begins or goes on.
+  """
+  run, plan, seat = loop.run, loop.plan, loop.seat
+  total, end, skipped = _total(plan), 0, 0
+  if step < total:
+    yield Waiting()
+    began = time.monotonic()
+    yield Traced(seat.trace())
+    held = seat.compile()
+    yield Compiled(time.monotonic() - began, held)
+
+  for here, (there, iterations) in enumerate(plan):
     end += iterations
-    if tau > int(state.tau):
+    if there > tau:
       continue  # done before the run was interrupted
     while step < end:
-      began, count = time.monotonic(), min(run.log_every, end - step)
-      state, rows = steps(state, loop.teacher, cond, key, jnp.int32(count), loop.mask)
-      metrics = {name: np.asarray(row)[:count] for name, row in vars(rows).items()}
+      done = yield from _asked(seat, seats.Iterations(min(run.log_every, end - step)))
+      count = len(done.metrics["loss"])
       step += count
-      skipped = _skipped_at_the_end(skipped, metrics["grad_norm"])
-      yield Progress(step, state, metrics, time.monotonic() - began, total, skipped)
+      skipped = _skipped_at_the_end(skipped, done.metrics["grad_norm"])
+      yield Progress(step, seat.state, seat.sound, done.metrics, done.seconds, total, skipped)
       if run.image_every and step // run.image_every > (step - count) // run.image_every:
-        images = _decode(loop.vae, np.asarray(state.prediction)[1:])
-        yield Snapshot(step, tau, _outside_kept(run, loop.scene, images))
+        images = _decode(loop.vae, seat.prediction()[1:])
+        yield Snapshot(step, there, _outside_kept(run, loop.scene, images))
     if here + 1 < len(plan):
-      tau_next = jnp.int32(plan[here + 1][0])
-      noise = _accidental_noise(run, method, state, tau) if _authors(run) else 0.0
-      sampler = None if iterations else loop.original
-      with sharding.on(loop.mesh):
-        state = distill.student_step(method, state, cond, tau_next, noise, sampler)
-  return state
+      yield from _stepped(loop, there, plan[here + 1][0], None if iterations else loop.original)
 
 
-def _held(steps: jax.stages.Compiled) -> int:
-  """Bytes on each chip: arguments, which the results take over, and all that is between them."""
-  memory = steps.memory_analysis()
-  if memory is None:
-    return 0
-  results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  return memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
+def _asked(
+  seat: seats.Place, wanted: seats.Iterations | seats.Step
+) -> Generator[Waiting, None, seats.Done]:
+  """What was wanted, once it is done."""
+  seat.ask(wanted)
+  while True:
+    yield Waiting()
+    if done := seat.answer():
+      return done
 
 
-def _coupled(loop: _Loop, state: distill.DistillState) -> Float[Array, "T h w 4"]:
+def _stepped(
+  loop: _Loop, tau: int, tau_next: int, weights: Params | None
+) -> Generator[Waiting, None, None]:
+  noise = 0.0
+  if _authors(loop.run):
+    noise = _accidental_noise(loop.run, loop.method, loop.seat.prediction().shape, tau)
+  yield from _asked(loop.seat, seats.Step(tau_next, noise, weights))
+
+
+def _coupled(loop: _Loop, seat: seats.Alone) -> Float[Array, "T h w 4"]:
   """The student's last prediction where the teacher is its partner all the way down."""
-  taus, key = tuple(tau for tau, _ in loop.plan), _keys(loop.run)["iterations"]
+  taus, state, task = tuple(tau for tau, _ in loop.plan), seat.state(), seat.task
   student, pull = state.params["student"], loop.run.couple.pull
   levels = {"taus": taus, "pull": pull}
-  with sharding.on(loop.mesh):
+  with sharding.on(seat.mesh):
     return couplings.coupled(
-      loop.method, student, loop.teacher, loop.cond, state.latents, key, **levels
+      loop.method, student, task.teacher, task.cond, state.latents, task.key, **levels
     )
 
 
-def _polished(loop: _Loop, z0: Float[Array, "N h w 4"]) -> Float[Array, "N h w 4"]:
+def _polished(
+  loop: _Loop, seat: seats.Alone, z0: Float[Array, "N h w 4"]
+) -> Float[Array, "N h w 4"]:
   """The views after the teacher has gone over them, where the run asks for that."""
-  output = loop.run.output
+  output, teacher = loop.run.output, seat.task.teacher
   ts = diffusion.teacher_timesteps(output.polish, output.polish_steps)
   if not ts:
     return z0
-  key = jax.random.fold_in(_keys(loop.run)["iterations"], _total(loop.plan))  # after all of them
-  with sharding.on(loop.mesh):
-    return couplings.polished(loop.teacher, z0, key, ts=ts, cross_view=loop.method.cross_view)
+  key = jax.random.fold_in(seat.task.key, _total(loop.plan))  # after all iterations
+  with sharding.on(seat.mesh):
+    return couplings.polished(teacher, z0, key, ts=ts, cross_view=loop.method.cross_view)
 
 
 def _skipped_at_the_end(before: int, norms: Float[np.ndarray, " count"]) -> int:
@@ -377,18 +397,20 @@ def _skipped_at_the_end(before: int, norms: Float[np.ndarray, " count"]) -> int:
   return int(np.argmax(finite[::-1])) if finite.any() else before + len(finite)
 
 
-def abstract_state(run: RunConfig, views: int, models: Models) -> distill.DistillState:
+def abstract_state(
+  run: RunConfig, views: int, models: Models, mesh: Mesh | None = None
+) -> distill.DistillState:
   """Shapes and dtypes of the state of a run over so many views, to restore a saved one into.
 
-  models: as loaded, or as `weights.described` gives them.
+  models: as loaded, or as `weights.described` gives them. mesh: as for `load_models`.
   """
   method = _method(run, models)
   begin = lambda student: _initial_state(
     run, method, dataclasses.replace(models, student=student), views + 1
   )
   state = jax.eval_shape(begin, models.student)
-  mesh = make_mesh(run)
-  if mesh.size == 1:
+  mesh = mesh or make_mesh(run)
+  if sharding.is_default(mesh):
     return state
   place = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
   return jax.tree.map(place, state, sharding.of_tree(mesh, state))
@@ -420,11 +442,27 @@ def preview(
 
 
 def make_mesh(run: RunConfig) -> Mesh:
-  """The devices that share one edit. Raises ConfigError where there are not so many."""
+  """The devices that an edit by itself has: all of the mesh. Raises as `mesh_of_edits` does."""
+  whole = mesh_of_edits(run)
+  return sharding.make_mesh(1, whole.size, whole.devices.ravel().tolist())
+
+
+def mesh_of_edits(run: RunConfig) -> Mesh:
+  """This machine's devices in rows, each for an edit. Raises ConfigError for more than it has."""
+  if jax.process_count() > 1:  # in which Orbax saves nothing that belongs to one host alone
+    raise ConfigError(
+      f"JAX takes {jax.process_count()} processes for one machine, and an edit uses the devices of "
+      "one; start each host by itself: README.md, Recipes, A pod slice"
+    )
+  edits, chips = run.mesh.edit, run.mesh.fsdp
+  if edits == chips == -1:
+    chips = 1
   try:
-    return sharding.make_mesh(1, run.mesh.fsdp)
+    return sharding.make_mesh(edits, chips)
   except ValueError as error:
-    raise ConfigError(f"--config.mesh.fsdp={run.mesh.fsdp}: it wants {error}") from error
+    raise ConfigError(
+      f"--config.mesh.edit={edits}, --config.mesh.fsdp={chips}: they want {error}"
+    ) from error
 
 
 def _authors(run: RunConfig) -> bool:
@@ -491,13 +529,13 @@ def _first_state(
   models: Models,
   frames: int,
   zeta0: Float[Array, "T h w 4"] | None,
+  mesh: Mesh,
 ) -> distill.DistillState:
-  """The initial state on the run's mesh, whole on no chip at any moment."""
-  mesh = make_mesh(run)
+  """The initial state on a mesh, whole on no chip at any moment."""
   begin = lambda student: _initial_state(
     run, method, dataclasses.replace(models, student=student), frames, zeta0
   )
-  if mesh.size == 1:
+  if sharding.is_default(mesh):
     return begin(models.student)
   places = sharding.of_tree(mesh, jax.eval_shape(begin, models.student))
   return jax.jit(begin, out_shardings=places)(models.student)
@@ -629,32 +667,18 @@ def _condition(
 
 
 def _accidental_noise(
-  run: RunConfig, method: distill.Method, state: distill.DistillState, tau: int
+  run: RunConfig, method: distill.Method, shape: tuple[int, ...], tau: int
 ) -> Float[Array, "T h w 4"]:
   scale = diffusion.accidental_noise_scale(method.student.schedule.sigmas[tau])
   key = jax.random.fold_in(_keys(run)["euler"], tau)
-  return scale * jax.random.normal(key, state.latents.shape)
+  return scale * jax.random.normal(key, shape)
 
 
-def _last_prediction(loop: _Loop, state: distill.DistillState) -> Float[Array, "T h w 4"]:
-  trained_last = loop.plan[-1][1] > 0
-  if _authors(loop.run) and trained_last:
-    return state.prediction  # the one from before the last update
-  personalised = trained_last or loop.original is None
-  sampler = (state.average or state.params["student"]) if personalised else loop.original
-  with sharding.on(loop.mesh):
-    return _predict(loop.method.student, sampler, loop.cond, state.latents, state.tau)
-
-
-@functools.partial(jax.jit, static_argnames="student")
-def _predict(
-  student: students.Student,
-  weights: Params,
-  cond: students.SevaConditioning,
-  zeta: Float[Array, "T h w 4"],
-  tau: Int[Array, ""],
-) -> Float[Array, "T h w 4"]:
-  return student.predict(weights, cond, zeta, tau)
+def _last_prediction(loop: _Loop) -> Generator[Waiting, None, Float[np.ndarray, "T h w 4"]]:
+  tau, iterations = loop.plan[-1]
+  if not (_authors(loop.run) and iterations):  # theirs is the one from before the last update
+    yield from _asked(loop.seat, seats.Step(tau, 0.0, None if iterations else loop.original))
+  return loop.seat.prediction()
 
 
 def _outside_kept(

@@ -25,6 +25,10 @@ class ClaimError(RunFolderError):
   """A folder in which another process works."""
 
 
+class RemoteError(UserError):
+  """A folder elsewhere that cannot be reached."""
+
+
 class JobsError(UserError):
   """A list of edits that cannot be worked through."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import psutil
+from jax.sharding import Mesh
 
 from imx2mx_jax import edit, flops, weights
 from imx2mx_jax.config import RunConfig
@@ -34,8 +35,10 @@ class Needs:
   disk: int
 
 
-def needs(run: RunConfig, views: int) -> Needs:
+def needs(run: RunConfig, views: int, mesh: Mesh | None = None) -> Needs:
   """Of an edit of so many views, from the descriptions of its models alone.
+
+  mesh: its chips; None: those of an edit by itself.
 
   What a chip holds: weights, gradients and optimizer state; the networks' activations come on top.
   Raises what `edit.check_models` raises.
@@ -44,7 +47,7 @@ def needs(run: RunConfig, views: int) -> Needs:
   networks = [net for net in vars(models).values() if hasattr(net, "params")]
   if run.teacher_alone:
     return Needs(sum(_bytes(net.params) for net in networks), int(_PICTURES))
-  state = edit.abstract_state(run, views, models)
+  state = edit.abstract_state(run, views, models, mesh)
   total = edit.total_iterations(run)
   gradients = _share(state.params) if total else 0
   shared = sum(_bytes(net.params) for net in (models.vae, models.student_vae))
@@ -56,18 +59,18 @@ def needs(run: RunConfig, views: int) -> Needs:
   return Needs(max(looping, loading), saved * _bytes(state) + student + int(_PICTURES))
 
 
-def check(run: RunConfig, views: int) -> Iterator[str]:
-  """What the edit takes, a line each. Raises where it surely does not fit.
+def check(run: RunConfig, views: int, mesh: Mesh | None = None) -> Iterator[str]:
+  """What the edit takes, a line each. Raises where it surely does not fit. mesh: as for `needs`.
 
   ConfigError names the setting that would do with the memory at hand, RunFolderError the disk.
   """
-  wanted, (device, *_) = needs(run, views), jax.local_devices()
+  wanted, (device, *_) = needs(run, views, mesh), jax.local_devices()
   limit = memory_of(device)
-  held = wanted.device * (edit.make_mesh(run).size if device.platform == "cpu" else 1)
+  held = wanted.device * (edit.mesh_of_edits(run).size if device.platform == "cpu" else 1)
   if held > limit:
     raise ConfigError(
       f"--config.memory={run.memory}: this edit holds at least {gigabytes(held)} on each "
-      f"{device.device_kind}, which has {gigabytes(limit)}; {_remedy(run, views, limit)}"
+      f"{device.device_kind}, which has {gigabytes(limit)}; {_remedy(run, views, limit, mesh)}"
     )
   _check_disk(run, wanted.disk)
   yield (
@@ -108,15 +111,15 @@ def memory_of(device: Any) -> int:
   return (device.memory_stats() or {}).get("bytes_limit", psutil.virtual_memory().total)
 
 
-def _remedy(run: RunConfig, views: int, limit: int) -> str:
+def _remedy(run: RunConfig, views: int, limit: int, mesh: Mesh | None) -> str:
   for preset in PRESETS[PRESETS.index(run.memory) + 1 :]:
-    if (held := _with(run, preset, views)) <= limit:
+    if (held := _with(run, preset, views, mesh)) <= limit:
       return f"--config.memory={preset} holds {gigabytes(held)}"
   return "no preset holds so little: it wants more devices (--config.mesh.fsdp=-1) or larger ones"
 
 
-def _with(run: RunConfig, preset: str, views: int) -> int:
-  return needs(dataclasses.replace(run, memory=preset), views).device
+def _with(run: RunConfig, preset: str, views: int, mesh: Mesh | None = None) -> int:
+  return needs(dataclasses.replace(run, memory=preset), views, mesh).device
 
 
 def _check_disk(run: RunConfig, wanted: int) -> None:

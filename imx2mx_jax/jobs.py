@@ -10,10 +10,11 @@ fields by their whole names. Empty lines count, but say nothing.
 import dataclasses
 import hashlib
 import json
-import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from etils import epath
 
 from imx2mx_jax import config
 from imx2mx_jax.config import RunConfig
@@ -32,9 +33,9 @@ class Job:
 
 
 def read(
-  file: pathlib.Path,
+  file: epath.Path,
   base: Sequence[str],
-  out: pathlib.Path,
+  out: epath.Path,
   platform: str,
   check: Callable[[RunConfig], None],
 ) -> list[Job]:
@@ -71,11 +72,11 @@ def read(
 _EXAMPLE = '{"scene": "data/bear", "instruction": "make it a panda"}'
 
 
-def _job(number: int, line: str, base: Sequence[str], out: pathlib.Path, platform: str) -> Job:
+def _job(number: int, line: str, base: Sequence[str], out: epath.Path, platform: str) -> Job:
   settings = _settings(line)
   fields = [f"--config.{field}={_typed(field, value)}" for field, value in settings.items()]
   tree = config.parse([*base, *fields])
-  scene = pathlib.Path(tree.scene.path).absolute().name
+  scene = epath.Path(tree.scene.path).resolve().name
   words = re.sub(r"\W+", "-", f"{scene} {tree.instruction}".lower()).strip("-")[:60]
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
   name = f"{words}-{digest}"  # the same whatever becomes of the other lines

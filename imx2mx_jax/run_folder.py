@@ -33,7 +33,7 @@ import jax
 import safetensors.numpy
 from etils import epath
 
-from imx2mx_jax import __version__, checkpoint, claims, colmap, pictures, sheets, weights
+from imx2mx_jax import __version__, checkpoint, claims, colmap, pictures, remote, sheets, weights
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import RunFolderError
 from imx2mx_jax.journal import Journal
@@ -52,6 +52,7 @@ _FREE = (  # settings that change no edited view, or by rounding alone
   "edited_caption",
   "metric_clip",
   "optim.max_skipped",
+  "mesh.edit",
   "mesh.fsdp",
 )
 _WEIGHTS = {  # setting: kind of model in that folder
@@ -76,8 +77,28 @@ def opened(run: RunConfig) -> Iterator["RunFolder"]:
   path = epath.Path(run.run_dir).expanduser()
   if not run.preview:
     _refuse_other(path, run)
+  if not remote.is_remote(path):
+    with _here(path, run) as folder:
+      yield folder
+    return
+  with claims.claimed(path):
+    copy = remote.Copy(path)
+    copy.fetch()
+    with _here(epath.Path(copy.path), run, copy.push) as folder:
+      try:
+        yield folder
+      finally:
+        folder.close()
+        copy.push()
+
+
+@contextlib.contextmanager
+def _here(
+  path: epath.Path, run: RunConfig, push: Callable[[], None] = lambda: None
+) -> Iterator["RunFolder"]:
+  """The folder on this machine's disk."""
   made = [folder for folder in (path, *path.parents) if not folder.exists()]
-  folder = RunFolder(path, run)
+  folder = RunFolder(path, run, push)
   try:
     folder.claim()
     if not run.preview:
@@ -102,12 +123,14 @@ def finished(run: RunConfig) -> bool:
 class RunFolder(Resumable):
   """Writes the folder of one run. Made by `opened`.
 
-  path: the folder. step: iterations after which a state is saved.
+  path: the folder, or a copy of one in a bucket. step: iterations after which a state is saved.
+  push: brings the copy's changes to the bucket.
   """
 
-  def __init__(self, path: epath.Path, run: RunConfig):
+  def __init__(self, path: epath.Path, run: RunConfig, push: Callable[[], None]):
     super().__init__(path, run.save_every)
     self._run = run
+    self._push = push
     self._journal: Journal | None = None
     self._claim = contextlib.ExitStack()
 
@@ -120,6 +143,11 @@ class RunFolder(Resumable):
         return
       self._write(".writable", b"")
       (self.path / ".writable").unlink()
+
+  def save(self, step: int, state: Any) -> None:
+    """Saves the state after `step` iterations, also in the bucket where the folder is in one."""
+    super().save(step, state)
+    self._push()
 
   def saved(
     self, scene: Scene, abstract_state: Callable[[], Any]
@@ -150,7 +178,9 @@ class RunFolder(Resumable):
       self._write_config(scene)
       self._write("NOTICE", _notice(self._run).encode())
       self._write("reference.png", sheets.png(reference))
-      self._write(_REFERENCE, safetensors.numpy.save(dict(arrays)))
+      # safetensors writes an array's memory as it lies, whatever its axes are.
+      whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+      self._write(_REFERENCE, safetensors.numpy.save(whole))
       self._journal = Journal(self.path, self.step)
 
   def log(
@@ -207,6 +237,7 @@ class RunFolder(Resumable):
     if self._journal:
       with contextlib.suppress(OSError):  # a full disk was reported when it was written to
         self._journal.close()
+      self._journal = None
     self._claim.close()
 
   def _write_config(self, scene: Scene) -> None:
@@ -292,7 +323,7 @@ def _another_run(path: epath.Path, name: str, was: Any, now: Any) -> RunFolderEr
 def _fingerprints(run: RunConfig, scene: Scene) -> dict[str, str]:
   """{setting: sha256 of what was read there}."""
   settings = flat_settings(run)
-  infos = {name: (epath.Path(settings[name]) / weights.INFO).read_bytes() for name in _kinds(run)}
+  infos = {name: (remote.here(settings[name]) / weights.INFO).read_bytes() for name in _kinds(run)}
   cameras = epath.Path(scene.path).read_bytes()
   masks = b"" if scene.masks is None else scene.masks.tobytes()
   read = {"scene.path": cameras + pictures.to_uint8(scene.images).tobytes() + masks} | infos

@@ -1,4 +1,4 @@
-"""Edits one after another, whatever becomes of one of them, and the table of what became of all.
+"""A list of edits, whatever becomes of one of them, and the table of what became of all.
 
 Each edit has a folder of its own beside the others, with its result or the state to go on from.
 What the last attempt at it came to is in records/NAME.json; summary.md and summary.json are made of
@@ -9,21 +9,23 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-from imx2mx_jax import run_folder, terminal
+from etils import epath
+
+from imx2mx_jax import remote, run_folder, terminal
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import ClaimError, RunFolderError, UserError
 from imx2mx_jax.jobs import Job
 
 FINISHED, FAILED, STOPPED, BUSY, WAITING = "finished", "failed", "stopped", "busy", "waiting"
 
-Edit = Callable[[RunConfig, terminal.Stop], Any]
+Alike = Callable[[RunConfig], tuple[int, Hashable] | None]
+Edits = Callable[[list[RunConfig], list[str], terminal.Stop], Sequence[Iterator[None]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,40 +42,91 @@ def share(jobs: Sequence[Job], host: int, hosts: int) -> list[Job]:
   return list(jobs[host::hosts])
 
 
-def run(
-  jobs: Sequence[Job], mine: Sequence[Job], out: pathlib.Path, edit: Edit, stop: terminal.Stop
-) -> list[Record]:
-  """Works through `mine` and gives what became of each that was attempted or had been finished.
+def groups(jobs: Sequence[Job], alike: Alike) -> list[list[Job]]:
+  """The jobs that are worked at together, in the list's order, as many at a time as can be.
 
-  jobs: all of the list, for the table. edit: edits a scene and sets `stop.obeyed` where it ended
-  because of a signal. Raises RunFolderError where `out` cannot be written.
+  alike: as of session.alike. What is finished takes no place among the others.
+  """
+  found: list[list[Job]] = []
+  filling: dict[Hashable, list[Job]] = {}
+  for job in jobs:
+    with contextlib.suppress(UserError):  # which the attempt will tell
+      together = None if run_folder.finished(job.run) else alike(job.run)
+      if together:
+        count, kind = together
+        if len(filling.get(kind, ())) % count == 0:
+          filling[kind] = []
+          found.append(filling[kind])
+        filling[kind].append(job)
+        continue
+    found.append([job])
+  return found
+
+
+def run(
+  jobs: Sequence[Job],
+  mine: Sequence[Sequence[Job]],
+  out: epath.Path,
+  edits: Edits,
+  stop: terminal.Stop,
+) -> list[Record]:
+  """Works through the groups `mine` and gives what became of each job that was attempted.
+
+  jobs: all of the list, for the table. edits: as of session.edits; an edit that ends because of a
+  signal sets `stop.obeyed`. Raises RunFolderError where `out` cannot be written.
   """
   records = []
-  for place, job in enumerate(mine, 1):
-    if stop.heard:
-      stop.obeyed = True
-      break
-    print(f"edit {place} of {len(mine)} (line {job.line}): {job.run.instruction}", flush=True)
-    record = _attempt(job, edit, stop)
-    told = f": {record.error}" if record.error else f" in {terminal.duration(record.seconds)}"
-    print(f"line {job.line} {record.status}{told}", flush=True)
-    records.append(record)
-    with _writing(out):
-      if record.status != BUSY:
-        _keep(out, job, record)
-      write_summary(jobs, out)
-    if stop.obeyed:
-      break
+  places = _places(mine)
+  for group in mine:
+    for job, record in _attempts(group, edits, stop, places):
+      told = f": {record.error}" if record.error else f" in {terminal.duration(record.seconds)}"
+      print(f"line {job.line} {record.status}{told}", flush=True)
+      records.append(record)
+      with _writing(out):
+        if record.status != BUSY:
+          _keep(out, job, record)
+        write_summary(jobs, out)
   return records
 
 
-def _attempt(job: Job, edit: Edit, stop: terminal.Stop) -> Record:
+def _places(mine: Sequence[Sequence[Job]]) -> dict[Job, str]:
+  ours = [job for group in mine for job in group]
+  return {job: f"{place} of {len(ours)}" for place, job in enumerate(ours, 1)}
+
+
+def _attempts(
+  group: Sequence[Job], edits: Edits, stop: terminal.Stop, places: Mapping[Job, str]
+) -> Iterator[tuple[Job, Record]]:
+  """Lets each edit of a group go on in turn, until all have ended."""
+  works = edits([job.run for job in group], [f"line {job.line}" for job in group], stop)
+  going = {
+    job: _attempt(job, work, stop, places[job]) for job, work in zip(group, works, strict=True)
+  }
+  while going:
+    for job, attempt in list(going.items()):
+      try:
+        next(attempt)
+      except StopIteration as end:
+        del going[job]
+        if end.value:
+          yield job, end.value
+
+
+def _attempt(
+  job: Job, work: Iterator[None], stop: terminal.Stop, place: str
+) -> Generator[None, None, Record | None]:
+  """Pauses where the work does. None: it was not begun, because of a signal."""
+  if stop.heard:
+    stop.obeyed = True
+    return None
+  print(f"edit {place} (line {job.line}): {job.run.instruction}", flush=True)
   began = time.monotonic()
   passed = lambda: round(time.monotonic() - began, 1)
   try:
     if run_folder.finished(job.run):
       return Record(FINISHED)
-    edit(job.run, stop)
+    yield from work
+    return Record(FINISHED if run_folder.finished(job.run) else STOPPED, passed())
   except ClaimError as error:
     return Record(BUSY, error=str(error))
   except UserError as error:
@@ -82,13 +135,12 @@ def _attempt(job: Job, edit: Edit, stop: terminal.Stop) -> Record:
     traceback.print_exc(file=sys.stderr)
     first = str(error).partition("\n")[0]
     return Record(FAILED, passed(), f"{type(error).__name__}: {first}")
-  return Record(STOPPED if stop.obeyed else FINISHED, passed())
 
 
 # --- what is on disk -------------------------------------------------------------------------
 
 
-def write_summary(jobs: Sequence[Job], out: pathlib.Path) -> None:
+def write_summary(jobs: Sequence[Job], out: epath.Path) -> None:
   """Writes summary.md and summary.json: a row for each job of the list."""
   rows = [{**_row(job), **dataclasses.asdict(_kept(out, job))} for job in jobs]
   counts = {status: sum(row["status"] == status for row in rows) for status in _ORDER}
@@ -125,20 +177,23 @@ def _markdown(row: dict[str, Any]) -> str:
   return f"| {' | '.join(map(cell, cells))} |"
 
 
-def _kept(out: pathlib.Path, job: Job) -> Record:
+def _kept(out: epath.Path, job: Job) -> Record:
   file = out / "records" / f"{job.name}.json"
   return Record(**json.loads(file.read_text())) if file.exists() else Record(WAITING)
 
 
-def _keep(out: pathlib.Path, job: Job, record: Record) -> None:
+def _keep(out: epath.Path, job: Job, record: Record) -> None:
   file = out / "records" / f"{job.name}.json"
   if record == Record(FINISHED) and file.exists() and _kept(out, job).status == FINISHED:
     return  # it was finished before; how long it took is kept
   _write(file, json.dumps(dataclasses.asdict(record)) + "\n")
 
 
-def _write(file: pathlib.Path, content: str) -> None:
+def _write(file: epath.Path, content: str) -> None:
   """Whole or not at all; several processes may write the same file."""
+  if remote.is_remote(file):  # where nothing is ever half there
+    file.write_text(content)
+    return
   file.parent.mkdir(parents=True, exist_ok=True)
   temporary = file.with_name(f".{file.name}.{os.uname().nodename}.{os.getpid()}.tmp")
   temporary.write_text(content)
@@ -146,7 +201,7 @@ def _write(file: pathlib.Path, content: str) -> None:
 
 
 @contextlib.contextmanager
-def _writing(out: pathlib.Path) -> Iterator[None]:
+def _writing(out: epath.Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:

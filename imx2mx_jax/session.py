@@ -1,11 +1,14 @@
 """One run, from its settings to its folder: what the doors have in common."""
 
+import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 
 import jax
 import rich.console
 from etils import epath
+from jax.sharding import Mesh
 
 from imx2mx_jax import (
   colmap,
@@ -15,10 +18,12 @@ from imx2mx_jax import (
   masks,
   run_folder,
   scene_check,
+  seats,
+  sharding,
   sheets,
   terminal,
 )
-from imx2mx_jax.config import RunConfig
+from imx2mx_jax.config import RunConfig, SceneConfig
 from imx2mx_jax.errors import ConfigError, DivergedError
 from imx2mx_jax.evaluate import measures, runs, tables
 from imx2mx_jax.report import page
@@ -27,7 +32,8 @@ from imx2mx_jax.scene import Scene, load_scene, read_transforms
 _FACTORS = (0.75, 1.0, 1.25)  # of the guidance scales, in a preview
 
 
-Loader = Callable[[RunConfig], edit.Models]
+Loader = Callable[..., edit.Models]
+"""Takes what edit.load_models takes: a run, and `mesh`."""
 
 
 def edit_scene(
@@ -38,32 +44,110 @@ def edit_scene(
   stop: once it has heard a signal, the state is saved and the run ends, resumable. Raises the
   UserErrors of everything that it reads and writes; what was saved before stays.
   """
-  folder = _edit(run, stop, load_models)
-  if not stop.obeyed:
-    _measure(folder)
-    _report(folder)
-  return folder
+  for _ in editing(run, stop, load_models):
+    pass
+  return epath.Path(run.run_dir).expanduser()
 
 
-def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Path:
+def editing(
+  run: RunConfig,
+  stop: terminal.Stop,
+  load_models: Loader,
+  seat: seats.Seat | None = None,
+  name: str = "",
+) -> Iterator[None]:
+  """`edit_scene`, pausing wherever other edits at the table of its seat may go on.
+
+  seat: None: an edit by itself. name: begins each line about its iterations.
+  """
+  place = seat or seats.Alone(edit.make_mesh(run))
+  try:
+    with run_folder.opened(run) as folder:
+      if (yield from _edit(run, folder, stop, load_models, place, name)):
+        _measure(folder.path)
+        _report(folder.path)
+  finally:
+    if seat:
+      seat.leave()
+
+
+def edits(
+  runs: Sequence[RunConfig],
+  names: Sequence[str],
+  stop: terminal.Stop,
+  load_models: Loader = edit.load_models,
+) -> list[Iterator[None]]:
+  """`editing` of some runs: of one by itself, or of several that are `alike`, in one program.
+
+  names: of the edits, where they tell of themselves at the same time.
+  """
+  if not _shares(runs[0]):
+    return [editing(run, stop, load_models) for run in runs]
+  table = seats.Together(edit.mesh_of_edits(runs[0]))
+  return [
+    editing(run, stop, load_models, seat, name)
+    for run, seat, name in zip(runs, table.seats, names, strict=False)
+  ]
+
+
+def alike(run: RunConfig) -> tuple[int, Hashable] | None:
+  """How many edits can share a program with this one, and what they must have in common with it.
+
+  None: it is edited by itself. Raises what `load_scene` does.
+  """
+  if not _shares(run):
+    return None
+  transforms = read_transforms(run.scene.path)
+  views = len(run.scene.frames) or len(transforms.frames)
+  teacher = dataclasses.replace(run.teacher, text_guidance=0.0, image_guidance=0.0, condition="")
+  each = dict.fromkeys(_OWN, "") | {"scene": SceneConfig(), "teacher": teacher, "seed": 0}
+  each |= {"save_every": 0, "image_every": 0}
+  rows = edit.mesh_of_edits(run).shape[sharding.EDIT]
+  return rows, (dataclasses.replace(run, **each), views, bool(run.mask))
+
+
+def _shares(run: RunConfig) -> bool:
+  """Whether other edits can have part in its program: no weights but the student's are its own."""
+  common = run.teacher.kind in _SHARED and run.distill.finish == "personalised"
+  plain = run.method == "distill" and not run.output.polish
+  return common and plain and edit.mesh_of_edits(run).shape[sharding.EDIT] > 1
+
+
+_SHARED = ("instruct_pix2pix", "controlnet")  # teachers whose edits differ in arrays alone
+_OWN = ("instruction", "source_caption", "edited_caption", "metric_clip", "mask", "run_dir")
+
+
+def _edit(
+  run: RunConfig,
+  folder: run_folder.RunFolder,
+  stop: terminal.Stop,
+  load_models: Loader,
+  place: seats.Place,
+  name: str,
+) -> Generator[None, None, bool]:
+  """Whether the edit has come to its end, and was not stopped."""
   began = time.monotonic()
-  with run_folder.opened(run) as folder, terminal.Iterations() as iterations:
-    scene, models = _load(run, load_models)
-    saved = folder.saved(scene, lambda: edit.abstract_state(run, len(scene.names), models))
+  with terminal.Iterations(name) as iterations:
+    scene, models = _load(run, functools.partial(load_models, mesh=place.mesh), place.mesh)
+    wanted = lambda: edit.abstract_state(run, len(scene.names), models, place.mesh)
+    saved = folder.saved(scene, wanted)
     going_on = f"going on after {folder.step} iterations"
     print(going_on if saved else "editing the reference view", flush=True)
-    events = edit.edit(run, scene, models, saved)
+    events = edit.edit(run, scene, models, saved, place)
     del models  # so that the encoders are freed when they have done their part
     for event in _fitting(run, events):
       # Obeyed where the state is at hand; at a snapshot it is not.
       stopping = stop.heard and not isinstance(event, edit.Snapshot)
       match event:
+        case edit.Waiting():
+          yield
+          continue
         case edit.Prepared():
           folder.begin(scene, event.reference, event.saved)
           iterations.begin(event.resumed_at, event.total)
         case edit.Traced():
           traced = event
-          _foretell(event, edit.total_iterations(run) - folder.step)
+          _foretell(event, edit.total_iterations(run) - folder.step, place.mesh)
           continue
         case edit.Compiled():
           compiled = event
@@ -72,24 +156,24 @@ def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Pat
         case edit.Progress():
           count = len(event.metrics["loss"])
           images = count * len(scene.names) / event.seconds
-          speeds = _speeds(traced.flops * count / event.seconds, compiled.seconds)
+          speeds = _speeds(traced.flops * count / event.seconds, compiled.seconds, place.mesh)
           folder.log(event.step, event.metrics, images, speeds)
           iterations.show(event.step, event.seconds, float(event.metrics["loss"][-1]))
           lost = 0 < run.optim.max_skipped <= event.skipped
           last = event.step == event.total
-          if (lost or stopping or folder.due(event.step) or last) and event.sound:
-            folder.save(event.step, event.state)
+          if (lost or stopping or folder.due(event.step) or last) and event.sound():
+            folder.save(event.step, event.state())
           if lost:
             raise _diverged(folder, event)
         case edit.Snapshot():
           folder.picture(event.step, event.images)
         case edit.Finished():
           folder.finish(scene, event.images, event.params, time.monotonic() - began)
-          return folder.path
+          return True
       if stopping:
         stop.obeyed = True
         print("stopped; the same command goes on from here")
-        return folder.path
+        return False
 
 
 def _fitting(run: RunConfig, events: Iterator[edit.Event]) -> Iterator[edit.Event]:
@@ -106,16 +190,16 @@ def _fitting(run: RunConfig, events: Iterator[edit.Event]) -> Iterator[edit.Even
     ) from error
 
 
-def _foretell(traced: edit.Traced, iterations: int) -> None:
+def _foretell(traced: edit.Traced, iterations: int, mesh: Mesh) -> None:
   """How long the rest should take, while it is being compiled."""
-  seconds, assumed = estimates.duration(traced.flops * iterations, jax.devices())
+  seconds, assumed = estimates.duration(traced.flops * iterations, mesh.devices.ravel().tolist())
   each = f"{traced.flops / 1e12:.3g} TFLOP an iteration"
   print(f"then about {terminal.duration(seconds)} ({each}, {assumed})", flush=True)
 
 
-def _speeds(rate: float, compiling: float) -> dict[str, float]:
+def _speeds(rate: float, compiling: float, mesh: Mesh) -> dict[str, float]:
   """What the journal says besides. rate: operations in a second."""
-  tera, peak = rate / 1e12, flops.peak(jax.devices())
+  tera, peak = rate / 1e12, flops.peak(mesh.devices.ravel().tolist())
   share = {"share_of_peak": round(tera / peak, 4)} if peak else {}
   return {
     "compile_seconds": round(compiling, 2),
@@ -149,6 +233,7 @@ def check(run: RunConfig) -> None:
   """Raises the mistakes in a run's settings that are quick to find; a finished run has none."""
   if run_folder.finished(run):
     return
+  edit.mesh_of_edits(run)
   edit.check_models(run)
   read_transforms(run.scene.path)
 
@@ -162,7 +247,7 @@ def preview(run: RunConfig) -> epath.Path:
   image = [run.teacher.image_guidance * factor for factor in _FACTORS]
   labels = [[f"text {t:.3g}, image {i:.3g}" for i in image] for t in text]
   with run_folder.opened(run) as folder:
-    scene, models = _load(run, edit.load_models)
+    scene, models = _load(run, edit.load_models, edit.make_mesh(run))
     images = edit.preview(run, scene, models, text, image)
     print(f"these settings would use {labels[1][1]}, in the red frame")
     return folder.write_preview(sheets.contact_sheet(images, labels, framed=(1, 1)))
@@ -184,7 +269,7 @@ def _diverged(folder: run_folder.RunFolder, event: edit.Progress) -> DivergedErr
   )
 
 
-def _load(run: RunConfig, load_models: Loader) -> tuple[Scene, edit.Models]:
+def _load(run: RunConfig, load_models: Loader, mesh: Mesh) -> tuple[Scene, edit.Models]:
   if run.output.colmap:
     colmap.library()  # its lack is told before the work, not after it
   options = {"undistort": run.scene.undistort, "authors": run.compat == "authors"}
@@ -196,6 +281,6 @@ def _load(run: RunConfig, load_models: Loader) -> tuple[Scene, edit.Models]:
   print(f"{views}, on {device}", flush=True)
   if run.compat != "authors":
     _warn_of_cameras(run, scene)
-  for line in estimates.check(run, len(scene.names)):
+  for line in estimates.check(run, len(scene.names), mesh):
     print(line, flush=True)
   return scene, load_models(run)

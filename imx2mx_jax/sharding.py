@@ -54,14 +54,24 @@ def make_mesh(edits: int, chips: int, devices: Sequence[Any] | None = None) -> M
   return Mesh(grid, (EDIT, CHIPS), axis_types=(AxisType.Auto,) * 2)
 
 
+def row(mesh: Mesh, edit: int) -> Mesh:
+  """The chips of one edit."""
+  return Mesh(mesh.devices[edit : edit + 1], mesh.axis_names, axis_types=mesh.axis_types)
+
+
+def is_default(mesh: Mesh) -> bool:
+  """Whether a mesh is the one device that JAX takes where nothing is said."""
+  return mesh.size == 1 and mesh.devices.item() == jax.devices()[0]
+
+
 def on(mesh: Mesh) -> contextlib.AbstractContextManager:
   """The context in which functions are traced, compiled and called for a mesh."""
   return contextlib.nullcontext() if mesh.size == 1 else jax.set_mesh(mesh)
 
 
 def put(mesh: Mesh, tree: Any) -> Any:
-  """A pytree, laid out on a mesh by `of_tree`; on one device as it is."""
-  return tree if mesh.size == 1 else jax.device_put(tree, of_tree(mesh, tree))
+  """A pytree, laid out on a mesh by `of_tree`; for the default device as it is."""
+  return tree if is_default(mesh) else jax.device_put(tree, of_tree(mesh, tree))
 
 
 def chips() -> int:

@@ -71,9 +71,13 @@ class Stop:
 
 
 class Iterations:
-  """Progress through the iterations: a bar on a terminal, a line after each call in a log."""
+  """Progress through the iterations: a bar on a terminal, a line after each call in a log.
 
-  def __init__(self):
+  name: begins each line, where there are several edits at a time; there is no bar then.
+  """
+
+  def __init__(self, name: str = ""):
+    self._name = f"{name}: " if name else ""
     self._first = self._total = 0
     self._seconds = 0.0
     self._bar = None
@@ -88,13 +92,13 @@ class Iterations:
   def begin(self, done: int, total: int) -> None:
     """done: iterations of an earlier run that this one goes on from. total: of all."""
     self._first, self._total = done, total
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not self._name:
       columns = (rich.progress.BarColumn(), rich.progress.TextColumn("{task.description}"))
       self._bar = rich.progress.Progress(*columns, transient=True)
       self._bar.add_task("compiling", total=total, completed=done)
       self._bar.start()
     else:
-      print(f"compiling; {total - done} iterations to go", flush=True)
+      print(f"{self._name}compiling; {total - done} iterations to go", flush=True)
 
   def compiled(self, seconds: float, held: str) -> None:
     """Before the first call; its time and the calls' times have nothing in common.
@@ -104,7 +108,7 @@ class Iterations:
     if self._bar:
       self._bar.update(self._bar.task_ids[0], description="the first iterations")
     else:
-      print(f"compiled in {seconds:.1f} s; holds {held} on each device", flush=True)
+      print(f"{self._name}compiled in {seconds:.1f} s; holds {held} on each device", flush=True)
 
   def show(self, done: int, seconds: float, loss: float) -> None:
     """After a call. done: iterations so far. seconds: of this call. loss: of its last iteration."""
@@ -115,7 +119,7 @@ class Iterations:
     if self._bar:
       self._bar.update(self._bar.task_ids[0], completed=done, description=line)
     else:
-      print(line, flush=True)
+      print(f"{self._name}{line}", flush=True)
 
 
 def gigabytes(size: float) -> str:

@@ -1,6 +1,6 @@
 """Converted weights: what a folder holds, whether it is the right model, and loading it.
 
-A folder, as `python -m convert_weights` writes it:
+A folder, as `python -m convert_weights` writes it, here or in a bucket:
 
     model.json          the kind, each network's shape, where the weights came from, licence, notice
     <network>/0, 1, ..  Orbax checkpoints, each a flat dict {path of the parameter: array}; together
@@ -12,6 +12,7 @@ A folder, as `python -m convert_weights` writes it:
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from imx2mx_jax import checkpoint
+from imx2mx_jax import checkpoint, remote
 from imx2mx_jax.errors import WeightsError
 from imx2mx_jax.models.clip import Clip, ClipShape
 from imx2mx_jax.models.clip_text import ClipText, ClipTextShape
@@ -90,20 +91,20 @@ def write_info(folder: pathlib.Path, info: ModelInfo) -> None:
   (folder / INFO).write_text(json.dumps(dataclasses.asdict(info), indent=1) + "\n")
 
 
-def read_info(folder: str | pathlib.Path, kind: str) -> ModelInfo:
+def read_info(folder: str | os.PathLike, kind: str) -> ModelInfo:
   """What a converted folder holds. Reads model.json only.
 
   Raises WeightsError where there is no such folder, where it is not converted, where it holds
   another kind of model than `kind`, or where its files are not those that were written.
   """
-  folder = pathlib.Path(folder)
-  if not (folder / INFO).is_file():
-    raise WeightsError(_not_converted(folder, kind))
+  at = remote.here(folder)
+  if not (at / INFO).is_file():
+    raise WeightsError(_not_converted(folder, at, kind))
   try:
-    info = _parse(json.loads((folder / INFO).read_text()))
+    info = _parse(json.loads((at / INFO).read_text()))
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise WeightsError(
-      f"{folder / INFO} cannot be read ({type(error).__name__}: {error}); {_again(kind)}"
+      f"{folder}/{INFO} cannot be read ({type(error).__name__}: {error}); {_again(kind)}"
     ) from error
   if info.kind != kind:
     raise WeightsError(
@@ -111,7 +112,7 @@ def read_info(folder: str | pathlib.Path, kind: str) -> ModelInfo:
       f"`python -m convert_weights --model={kind}`"
     )
   for name, network in info.networks.items():
-    if (size := stored_size(folder, info.format, name)) != network.size:
+    if (size := stored_size(at, info.format, name)) != network.size:
       raise WeightsError(
         f"{folder} is damaged: its {name} takes {size} bytes where {network.size} were written; "
         f"{_again(kind)}"
@@ -120,7 +121,7 @@ def read_info(folder: str | pathlib.Path, kind: str) -> ModelInfo:
 
 
 def load(
-  folder: str | pathlib.Path,
+  folder: str | os.PathLike,
   kind: str,
   *,
   dtype=jnp.float32,
@@ -136,13 +137,13 @@ def load(
   """
   info = read_info(folder, kind)
   return {
-    name: _load(pathlib.Path(folder), info, name, dtype, param_dtype, place)
+    name: _load(remote.here(folder), info, name, dtype, param_dtype, place)
     for name in info.networks
   }
 
 
 def described(
-  folder: str | pathlib.Path, kind: str, *, dtype=jnp.float32, place: Any = None
+  folder: str | os.PathLike, kind: str, *, dtype=jnp.float32, place: Any = None
 ) -> dict[str, Network]:
   """What `load` gives, with ShapeDtypeStructs for parameters, which lie nowhere.
 
@@ -192,6 +193,11 @@ def stored_size(folder: pathlib.Path, format: str, name: str) -> int:
     file = folder / SAFETENSORS
     return file.stat().st_size if file.is_file() else 0
   return sum(file.stat().st_size for file in (folder / name).rglob("*") if file.is_file())
+
+
+def tokenizer_of(folder: str | os.PathLike) -> pathlib.Path:
+  """Where a converted folder has its tokenizer."""
+  return remote.here(folder) / TOKENIZER
 
 
 def _load(folder: pathlib.Path, info: ModelInfo, name: str, dtype, param_dtype, place) -> Network:
@@ -264,14 +270,14 @@ def _again(kind: str) -> str:
   return f"convert it again: python -m convert_weights --model={kind} --src=... --dst=... --force"
 
 
-def _not_converted(folder: pathlib.Path, kind: str) -> str:
+def _not_converted(folder: str | os.PathLike, at: pathlib.Path, kind: str) -> str:
   command = f"python -m convert_weights --model={kind} --src={folder} --dst=weights/{kind}"
-  if folder.is_file() or any(folder.glob("*.json")) or any(folder.glob("*.safetensors")):
+  if at.is_file() or any(at.glob("*.json")) or any(at.glob("*.safetensors")):
     return (
       f"{folder} holds weights that are not converted; run `{command}` and give weights/{kind} "
       "in its place"
     )
-  missing = "has no model.json" if folder.is_dir() else "does not exist"
+  missing = "has no model.json" if at.is_dir() else "does not exist"
   return (
     f"{folder} {missing}; weights are converted first, from a folder, a file or a hub id: "
     f"`{command.replace(str(folder), '<folder, file or id>')}`"

@@ -8,6 +8,7 @@ import sys
 
 import jax
 import pytest
+from etils import epath
 
 from imx2mx_jax import compilation, config, edit, jobs, run_folder, series, session, weights
 from imx2mx_jax.batch import main
@@ -22,7 +23,8 @@ BEAR = {"scene": "bear", "instruction": "make it day"}
 def listed(tmp_path, *lines, check=lambda run: None):
   file = tmp_path / "jobs.jsonl"
   file.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
-  return jobs.read(file, ["batch", support.CONFIG], tmp_path / "out", "cpu", check)
+  out = epath.Path(tmp_path / "out")
+  return jobs.read(epath.Path(file), ["batch", support.CONFIG], out, "cpu", check)
 
 
 def several(tmp_path, count=4):
@@ -35,7 +37,11 @@ class Editor:
   def __init__(self, fails=(), hears=()):
     self.fails, self.hears, self.edited = fails, hears, []
 
-  def __call__(self, run, stop):
+  def __call__(self, runs, names, stop):
+    return [self._editing(run, stop) for run in runs]
+
+  def _editing(self, run, stop):
+    yield
     with run_folder.opened(run) as folder:
       self.edited.append(run.seed)
       if run.seed in self.fails:
@@ -49,7 +55,9 @@ class Editor:
 
 
 def worked(tmp_path, editor, listed):
-  records = series.run(listed, listed, tmp_path / "out", editor, Stop())
+  records = series.run(
+    listed, [[job] for job in listed], epath.Path(tmp_path / "out"), editor, Stop()
+  )
   return [record.status for record in records]
 
 
@@ -182,6 +190,13 @@ def test_a_host_that_cannot_be_is_refused(given, tmp_path, capsys):
   assert [path.name for path in tmp_path.iterdir()] == ["jobs.jsonl"]
 
 
+def test_a_process_of_a_pod_is_told_to_be_by_itself(tmp_path, capsys, monkeypatch):
+  (tmp_path / "jobs.jsonl").write_text(json.dumps(BEAR))
+  monkeypatch.setattr(jax, "process_count", lambda: 4)
+  assert main(["batch", support.CONFIG, f"--jobs={tmp_path / 'jobs.jsonl'}"]) == 1
+  assert "JAX takes 4 processes for one machine" in capsys.readouterr().err
+
+
 def test_two_processes_and_one_of_them_killed_finish_a_list_once(tmp_path):
   scene = str(support.SMALL["scene.path"])
   words = ("make it day", "make it sunset", "make it night")
@@ -234,9 +249,12 @@ def test_an_edit_reads_and_compiles_nothing_that_the_one_before_did(tmp_path, ca
   monkeypatch.setattr(weights, "load", lambda *args, **kw: read.append(args) or load(*args, **kw))
   kept = functools.partial(edit.load_models, load=weights.keeping())
 
-  def counted(run, stop):
+  def counted(runs, names, stop):
+    return [counting(*session.edits(runs, names, stop, kept))]
+
+  def counting(work):
     before = len(caplog.records)
-    session.edit_scene(run, stop, load_models=kept)
+    yield from work
     texts = [record.getMessage() for record in caplog.records[before:]]
     compiled.append([text for text in texts if text.startswith("Compiling")])
 
@@ -244,11 +262,11 @@ def test_an_edit_reads_and_compiles_nothing_that_the_one_before_did(tmp_path, ca
   file = tmp_path / "jobs.jsonl"
   lines = [base | {"instruction": words} for words in ("make it day", "make it sunset")]
   file.write_text("\n".join(map(json.dumps, lines)))
-  out = tmp_path / "out"
-  two = jobs.read(file, ["batch", support.CONFIG, *small], out, "cpu", session.check)
+  out = epath.Path(tmp_path / "out")
+  two = jobs.read(epath.Path(file), ["batch", support.CONFIG, *small], out, "cpu", session.check)
   with jax.log_compiles():
-    statuses = [record.status for record in series.run(two, two, out, counted, Stop())]
-  assert statuses == ["finished", "finished"]
+    records = series.run(two, [[job] for job in two], out, counted, Stop())
+  assert [record.status for record in records] == ["finished", "finished"]
   assert compiled[0] and not compiled[1], compiled[1]
   assert len(read) == 1
   grids = [(out / job.name / "grid.png").read_bytes() for job in two]

@@ -1,12 +1,14 @@
 """What follows an edit can fail without the edit."""
 
+import contextlib
 import json
+import types
 
 import jax
 import pytest
 from etils import epath
 
-from imx2mx_jax import config, session, terminal
+from imx2mx_jax import config, run_folder, session, terminal
 from imx2mx_jax.errors import ConfigError
 from tests.evaluate.support import SCENE, finished, views
 
@@ -15,27 +17,34 @@ from tests.evaluate.support import SCENE, finished, views
 def edited(tmp_path, monkeypatch):
   """A session whose edit has just ended, in this folder."""
   folder = finished(tmp_path / "run", views(SCENE / "edited" / "make-it-sunset"))
-  monkeypatch.setattr(session, "_edit", lambda *_: epath.Path(folder))
+  opened = contextlib.nullcontext(types.SimpleNamespace(path=epath.Path(folder)))
+  monkeypatch.setattr(run_folder, "opened", lambda run: opened)
+  monkeypatch.setattr(session, "_edit", lambda *_: ended(True))
   return folder
 
 
+def ended(whole):
+  """An edit that pauses for nobody; whole: whether it was not stopped."""
+  yield from ()
+  return whole
+
+
 def test_a_run_ends_with_its_measures(edited, capsys):
-  assert session.edit_scene(config.RunConfig(), terminal.Stop()) == epath.Path(edited)
+  session.edit_scene(config.RunConfig(), terminal.Stop())
   assert json.loads((edited / "metrics.json").read_text())["warp"]["mean"] < 0.02
   assert "warp" in capsys.readouterr().out
 
 
 def test_an_edit_that_cannot_be_measured_is_done_all_the_same(edited, capsys):
   (edited / "edited" / "002.png").write_bytes(b"no picture")
-  assert session.edit_scene(config.RunConfig(), terminal.Stop()) == epath.Path(edited)
+  session.edit_scene(config.RunConfig(), terminal.Stop())
   told = capsys.readouterr().out
   assert f"python -m imx2mx_jax.evaluate {edited} tries again" in told
 
 
-def test_a_stopped_run_is_not_measured(edited):
-  stop = terminal.Stop()
-  stop.obeyed = True
-  session.edit_scene(config.RunConfig(), stop)
+def test_a_stopped_run_is_not_measured(edited, monkeypatch):
+  monkeypatch.setattr(session, "_edit", lambda *_: ended(False))
+  session.edit_scene(config.RunConfig(), terminal.Stop())
   assert not (edited / "metrics.json").exists()
 
 

@@ -15,7 +15,6 @@ controls on this scene is absent: it would not measure consistency.
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -109,10 +108,10 @@ def _clip(run: Run, options: Options) -> _Measured:
       "what the pictures show before and after is not known; give --source_caption=... and "
       "--edited_caption=... to python -m imx2mx_jax.evaluate"
     )
-  folder = pathlib.Path(options.clip or run.settings.get("metric_clip", _CLIP))
+  folder = options.clip or run.settings.get("metric_clip", _CLIP)
   info = weights.read_info(folder, "metric_clip")
   clip = weights.load(folder, "metric_clip")["clip"]
-  words = tokenizer.load(folder / weights.TOKENIZER)
+  words = tokenizer.load(weights.tokenizer_of(folder))
   scores = lambda sources, edited: clip_scores.clip_scores(
     clip, words, sources, edited, told.source, told.edited
   )

@@ -5,20 +5,22 @@ import os
 import shutil
 import signal
 
+import numpy as np
 import pytest
 
-from imx2mx_jax import checkpoint, weights
+from imx2mx_jax import checkpoint, config, pictures, run_folder, weights
+from imx2mx_jax.scene import load_scene
 from tests.cli import support
 from tests.cli.test_main import events
 
 TOTAL = support.TOTAL
 
 
-def result(folder):
+def result(folder, total=TOTAL):
   """All that must come out the same, bit for bit."""
   contents = {path.name: path.read_bytes() for path in sorted((folder / "edited").iterdir())}
   contents |= {name: (folder / name).read_bytes() for name in ("grid.png", "reference.png")}
-  for arrays in (folder / "student" / "seva" / "0", folder / "state" / str(TOTAL)):
+  for arrays in (folder / "student" / "seva" / "0", folder / "state" / str(total)):
     held = checkpoint.restore(arrays, checkpoint.contents(arrays))
     contents |= {f"{arrays.name}/{name}": array.tobytes() for name, array in held.items()}
   return contents
@@ -83,6 +85,18 @@ def test_a_run_goes_on_with_what_it_began_with_only(finished, tmp_path, capsys, 
   folder = unfinished(finished, tmp_path / "run")
   error = support.refused(capsys, folder, **change)
   assert was in error and "--config.run_dir" in error
+
+
+def test_a_reference_comes_back_however_it_lay_in_memory(tmp_path):
+  run = config.resolve(config.parse(["main", *support.arguments(tmp_path / "run")]))
+  scene = load_scene(run.scene.path, run.scene.frames, size=run.student.hw)
+  reference = scene.images[0].swapaxes(0, 1)
+  with run_folder.opened(run) as folder:
+    folder.begin(scene, pictures.to_uint8(reference), {"reference": reference})
+  with run_folder.opened(run) as folder:
+    arrays, state = folder.saved(scene, lambda: None)
+  assert state is None
+  np.testing.assert_array_equal(arrays["reference"], reference)
 
 
 def test_another_scene_is_noticed_by_what_it_holds(finished, tmp_path, capsys):

@@ -1,0 +1,161 @@
+"""Folders that lie elsewhere, in a bucket (gs://, s3://): worked with in a copy on this machine.
+
+A bucket has no appending, no renaming of folders, and no half files. So what is read is copied here
+once, and what is written is written here and copied back whenever a state has been saved. Copies
+lie in the user's cache folder; one that is lost is made again.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+
+from imx2mx_jax.errors import RemoteError
+
+_KNOWN = ".copied"
+_LAST = ("model.json", "finished.json")  # they say that the others are there
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether a path leads elsewhere."""
+  return "://" in os.fspath(path)
+
+
+def here(path: str | os.PathLike) -> pathlib.Path:
+  """A folder to be read: the path itself, or the copy of one that lies elsewhere.
+
+  A process copies a folder once. Raises RemoteError where it cannot.
+  """
+  return _fetched(os.fspath(path)) if is_remote(path) else pathlib.Path(path)
+
+
+@functools.cache
+def _fetched(url: str) -> pathlib.Path:
+  copy = Copy(url)
+  copy.fetch()
+  return copy.path
+
+
+def filesystem(path: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
+  """The filesystem of a path elsewhere, and the path in it. Raises RemoteError."""
+  try:
+    return fsspec.core.url_to_fs(os.fspath(path))
+  except ImportError as error:
+    raise RemoteError(
+      f"{path} cannot be reached ({error}); gs:// needs `pip install 'imx2mx_jax[gcs]'`"
+    ) from error
+  except ValueError as error:
+    raise RemoteError(f"{path} cannot be reached ({error}); gs:// is for buckets") from error
+
+
+class Copy:
+  """A folder's copy on this machine. path: of the copy."""
+
+  def __init__(self, url: str | os.PathLike):
+    self._url = os.fspath(url).rstrip("/")
+    self._fs, root = filesystem(self._url)
+    self._root = root.rstrip("/")
+    digest = hashlib.sha256(self._url.encode()).hexdigest()[:12]
+    words = re.sub(r"\W+", "-", self._url)[-60:].strip("-")
+    self.path = _copies() / f"{words}-{digest}"
+
+  def fetch(self) -> None:
+    """Makes the copy like the folder; what it has already is not read again."""
+    with self._reaching():
+      there, known = self._there(), self._known()
+      for name, print_ in there.items():
+        if known.get(name) != [print_, *_stamp(self.path / name)]:
+          self._get(name)
+      for file in self._files().keys() - there.keys():
+        (self.path / file).unlink()
+      self._remember(there)
+
+  def push(self) -> None:
+    """Makes the folder like the copy. What others wait for comes last, what is gone goes last."""
+    with self._reaching():
+      there, known, files = self._there(), self._known(), self._files()
+      for name in sorted(files, key=lambda name: (pathlib.Path(name).name in _LAST, name)):
+        if known.get(name) != [there.get(name), *files[name]]:
+          self._fs.put_file(str(self.path / name), f"{self._root}/{name}")
+      for name in there.keys() - files.keys():
+        self._fs.rm_file(f"{self._root}/{name}")
+      self._remember(self._there())
+
+  def _get(self, name: str) -> None:
+    """A file, whole or not at all."""
+    file = self.path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.tmp")
+    self._fs.get_file(f"{self._root}/{name}", str(temporary))
+    temporary.replace(file)
+
+  def _there(self) -> dict[str, str]:
+    """{name: what changes with the file's content}, of the files in the folder, but for claims."""
+    self._fs.invalidate_cache()
+    found = self._fs.find(self._root, detail=True)
+    if list(found) == [self._root]:  # a file by itself
+      raise NotADirectoryError(self._url)
+    names = {path[len(self._root) :].lstrip("/"): info for path, info in found.items()}
+    return {name: _print(info) for name, info in names.items() if not _is_claim(name)}
+
+  def _files(self) -> dict[str, list[int]]:
+    """{name: size and time}, of the files in the copy."""
+    found = [path for path in self.path.rglob("*") if path.is_file() and path.name != _KNOWN]
+    names = {path.relative_to(self.path).as_posix(): path for path in found}
+    return {name: _stamp(path) for name, path in names.items() if not _is_claim(name)}
+
+  def _known(self) -> dict[str, list[Any]]:
+    """{name: what the file was there and here} when both were alike."""
+    file = self.path / _KNOWN
+    return json.loads(file.read_text()) if file.exists() else {}
+
+  def _remember(self, there: dict[str, str]) -> None:
+    alike = {name: [there.get(name), *stamp] for name, stamp in self._files().items()}
+    self.path.mkdir(parents=True, exist_ok=True)
+    temporary = self.path / f"{_KNOWN}.tmp"
+    temporary.write_text(json.dumps(alike))
+    temporary.replace(self.path / _KNOWN)
+
+  @contextlib.contextmanager
+  def _reaching(self) -> Iterator[None]:
+    """Turns a failure on the way into a sentence; this machine's own full disk stays one."""
+    try:
+      yield
+    except RemoteError:
+      raise
+    except Exception as error:  # each kind of bucket raises its own
+      if getattr(error, "errno", None) is not None and str(self.path) in str(error):
+        raise
+      first = str(error).partition("\n")[0]
+      raise RemoteError(
+        f"{self._url} cannot be reached ({type(error).__name__}: {first}); mend that, then the "
+        "same command goes on"
+      ) from error
+
+
+def _copies() -> pathlib.Path:
+  caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  return pathlib.Path(caches) / "imx2mx_jax" / "copies"
+
+
+def _print(info: dict[str, Any]) -> str:
+  content = json.dumps(info, sort_keys=True, default=str)
+  return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _stamp(file: pathlib.Path) -> list[int]:
+  if not file.is_file():
+    return []
+  stat = file.stat()
+  return [stat.st_size, stat.st_mtime_ns]
+
+
+def _is_claim(name: str) -> bool:
+  return pathlib.Path(name).name.startswith(".claim.")

@@ -1,0 +1,130 @@
+"""Folders in a bucket are worked with in a copy, and the bucket never has half a story."""
+
+import json
+import threading
+
+import pytest
+
+from imx2mx_jax import claims, remote, weights
+from imx2mx_jax.errors import ClaimError, RemoteError, WeightsError
+from tests import bucket as buckets
+from tests.cli import support
+
+URL = "gs://bucket/runs/day"
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  remote._fetched.cache_clear()
+  return buckets.mounted(monkeypatch)
+
+
+@pytest.fixture
+def read(bucket, monkeypatch):
+  """The names of what is read from the bucket."""
+  names, get = [], bucket.get_file
+  look = lambda self, there, here: names.append(there.rpartition("/")[2]) or get(there, here)
+  monkeypatch.setattr(buckets.Bucket, "get_file", look)
+  return names
+
+
+def put(bucket, **files):
+  for name, text in files.items():
+    bucket.pipe_file(f"{URL}/{name}", text.encode())
+
+
+def contents(folder):
+  files = [file for file in folder.rglob("*") if file.is_file() and file.name[0] != "."]
+  return {file.relative_to(folder).as_posix(): file.read_text() for file in files}
+
+
+def test_a_copy_has_what_the_folder_has_and_reads_again_what_has_changed(bucket, read):
+  put(bucket, a="1", b="2")
+  copy = remote.Copy(URL)
+  copy.fetch()
+  assert contents(copy.path) == {"a": "1", "b": "2"} and read == ["a", "b"]
+  put(bucket, b="3")
+  bucket.rm_file(f"{URL}/a")
+  remote.Copy(URL).fetch()
+  assert contents(copy.path) == {"b": "3"} and read == ["a", "b", "b"]
+
+
+def test_what_was_changed_here_and_not_brought_back_is_forgotten(bucket):
+  put(bucket, a="1")
+  copy = remote.Copy(URL)
+  copy.fetch()
+  (copy.path / "a").write_text("another")
+  (copy.path / "b").write_text("2")
+  remote.Copy(URL).fetch()
+  assert contents(copy.path) == {"a": "1"}
+
+
+def test_a_folder_gets_what_is_new_then_what_says_so_and_loses_what_is_gone_last(
+  bucket, read, monkeypatch
+):
+  put(bucket, old="1", same="2")
+  copy = remote.Copy(URL)
+  copy.fetch()
+  (copy.path / "old").unlink()
+  (copy.path / "state").mkdir()
+  for name in ("finished.json", "state/4", "grid.png"):
+    (copy.path / name).write_text(name)
+  done = []
+  for method in ("put_file", "rm_file"):
+    way = getattr(bucket, method)
+    look = lambda self, *paths, way=way: done.append(paths[-1].rpartition("day/")[2]) or way(*paths)
+    monkeypatch.setattr(buckets.Bucket, method, look)
+  copy.push()
+  assert done == ["grid.png", "state/4", "finished.json", "old"]
+  copy.push()
+  assert len(done) == 4
+  remote.Copy(URL).fetch()
+  assert read == ["old", "same"]
+
+
+def test_a_bucket_that_cannot_be_reached_is_told_in_a_sentence(bucket, monkeypatch):
+  monkeypatch.setattr(buckets.Bucket, "find", lambda *_, **__: 1 / 0)
+  with pytest.raises(RemoteError, match=f"{URL} cannot be reached .ZeroDivisionError: .*; mend"):
+    remote.Copy(URL).fetch()
+  with pytest.raises(RemoteError, match="nowhere://x cannot be reached"):
+    remote.Copy("nowhere://x")
+
+
+def test_weights_are_read_from_a_bucket_once(bucket, read):
+  source = support.MICRO / "bundled" / "student_vae"
+  url = buckets.upload(bucket, source, "gs://bucket/vae")
+  for _ in range(2):
+    found = weights.load(url, "student_vae")["vae"].params
+  assert read == ["model.json", "model.safetensors"]
+  for path, own in weights.load(source, "student_vae")["vae"].params.items():
+    assert (found[path] == own).all()
+
+
+def test_weights_that_are_not_in_a_bucket_are_named_by_their_address(bucket):
+  with pytest.raises(WeightsError, match=r"gs://bucket/nothing has no model\.json"):
+    weights.read_info("gs://bucket/nothing", "student")
+
+
+def test_a_folder_in_a_bucket_has_one_process_at_a_time(bucket, monkeypatch):
+  with claims.claimed(URL), pytest.raises(ClaimError, match=f"{URL} is being written by process"):
+    claims.claimed(URL).__enter__()
+  elsewhere = json.dumps({"host": "elsewhere", "pid": 1, "began": 0.0})
+  bucket.pipe_file(f"{URL}/.claim.3", elsewhere.encode())
+  with pytest.raises(ClaimError, match="process 1 on elsewhere"):
+    claims.claimed(URL).__enter__()
+  monkeypatch.setattr(claims, "_SILENCE", -1.0)
+  with claims.claimed(URL):
+    assert [path.rpartition("/")[2] for path in bucket.ls(URL, detail=False)] == [".claim.4"]
+  assert not bucket.exists(URL)
+
+
+def test_a_holder_gives_signs_of_life_in_a_bucket(bucket, monkeypatch):
+  monkeypatch.setattr(claims, "_BEAT", 0.01)
+  with claims.claimed(URL):
+    before = bucket.modified(f"{URL}/.claim.0")
+    for _ in range(500):
+      if bucket.modified(f"{URL}/.claim.0") > before:
+        break
+      threading.Event().wait(0.01)
+    assert bucket.modified(f"{URL}/.claim.0") > before
