@@ -102,30 +102,11 @@ def _edit():
 
   from imx2mx_jax import distill, optim, students, teachers
   from imx2mx_jax.models.network import initialise
-  from imx2mx_jax.models.seva import Seva, SevaShape
-  from imx2mx_jax.models.unet import UNet, UNetShape
+  from imx2mx_jax.models.seva import Seva
+  from imx2mx_jax.models.unet import UNet
+  from tests import tiny
 
-  seva_shape = SevaShape(
-    channels=32,
-    channel_mult=(1,),
-    blocks_per_level=1,
-    attention_downsamples=(1,),
-    depths=(1,),
-    head_width=8,
-    context_width=16,
-    joint=("middle_ds1",),
-    groups=8,
-  )
-  unet_shape = UNetShape(
-    channels=(32,),
-    layers=1,
-    down_attention=(True,),
-    heads=(8,),
-    context_width=16,
-    groups=8,
-    up_attention=(True,),
-  )
-  seva, unet = initialise(Seva, seva_shape, 0), initialise(UNet, unet_shape, 1)
+  seva, unet = initialise(Seva, tiny.SEVA, 0), initialise(UNet, tiny.UNET, 1)
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
   # Without decay and with a large eps an update is the gradient's multiple, and with a large rate

@@ -19,6 +19,27 @@ from tests.cli import support
 BUNDLED = support.MICRO / "bundled" / "teacher"
 WIDTH = 16
 
+UNET = UNetShape(
+  channels=(32,),
+  layers=1,
+  down_attention=(True,),
+  heads=(8,),
+  context_width=WIDTH,
+  groups=8,
+  up_attention=(True,),
+)
+SEVA = SevaShape(
+  channels=32,
+  channel_mult=(1,),
+  blocks_per_level=1,
+  attention_downsamples=(1,),
+  depths=(1,),
+  head_width=8,
+  context_width=WIDTH,
+  joint=("middle_ds1",),
+  groups=8,
+)
+
 SETTINGS = support.SMALL | {
   # Updates in proportion to the gradient: what is nearly equal stays so.
   "optim.eps": 1.0,
@@ -33,8 +54,8 @@ SETTINGS = support.SMALL | {
 
 def models(folder: pathlib.Path) -> dict[str, str]:
   """Writes the models of an edit and gives the settings that name them."""
-  _write(folder, "teacher", unet=_unet(), vae=_vae(), text_encoder=_text_encoder())
-  _write(folder, "student", seva=_seva())
+  _write(folder, "teacher", unet=UNET, vae=_vae(), text_encoder=_text_encoder())
+  _write(folder, "student", seva=SEVA)
   _write(folder, "student_vae", vae=_vae())
   _write(folder, "image_encoder", vision=_vision())
   return {
@@ -64,33 +85,6 @@ def _numbers(draw, path, shape):
   if path.endswith(("scale", "bias")):
     return jnp.full(shape, float(path.endswith("scale")))
   return jnp.asarray(draw(size=shape) / math.prod(shape[:-1]) ** 0.5, jnp.float32)
-
-
-def _unet():
-  return UNetShape(
-    in_channels=8,
-    channels=(32,),
-    layers=1,
-    down_attention=(True,),
-    heads=(8,),
-    context_width=WIDTH,
-    groups=8,
-    up_attention=(True,),
-  )
-
-
-def _seva():
-  return SevaShape(
-    channels=32,
-    channel_mult=(1,),
-    blocks_per_level=1,
-    attention_downsamples=(1,),
-    depths=(1,),
-    head_width=8,
-    context_width=WIDTH,
-    joint=("middle_ds1",),
-    groups=8,
-  )
 
 
 def _vae():
