@@ -28,24 +28,29 @@ _FACTORS = (0.75, 1.0, 1.25)  # of the guidance scales, in a preview
 
 
 Loader = Callable[[RunConfig], edit.Models]
+Watcher = Callable[[edit.Event], None]
 
 
 def edit_scene(
-  run: RunConfig, stop: terminal.Stop, load_models: Loader = edit.load_models
+  run: RunConfig,
+  stop: terminal.Stop,
+  load_models: Loader = edit.load_models,
+  watch: Watcher = lambda event: None,
 ) -> epath.Path:
   """Edits a scene, or goes on where an earlier run stopped, measures it, and gives the folder.
 
-  stop: once it has heard a signal, the state is saved and the run ends, resumable. Raises the
-  UserErrors of everything that it reads and writes; what was saved before stays.
+  stop: once it has heard a signal, the state is saved and the run ends, resumable. watch: is shown
+  every event, and must not keep a state. Raises the UserErrors of everything that it reads and
+  writes; what was saved before stays.
   """
-  folder = _edit(run, stop, load_models)
+  folder = _edit(run, stop, load_models, watch)
   if not stop.obeyed:
     _measure(folder)
     _report(folder)
   return folder
 
 
-def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Path:
+def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader, watch: Watcher) -> epath.Path:
   began = time.monotonic()
   with run_folder.opened(run) as folder, terminal.Iterations() as iterations:
     scene, models = _load(run, load_models)
@@ -55,6 +60,7 @@ def _edit(run: RunConfig, stop: terminal.Stop, load_models: Loader) -> epath.Pat
     events = edit.edit(run, scene, models, saved)
     del models  # so that the encoders are freed when they have done their part
     for event in _fitting(run, events):
+      watch(event)
       # Obeyed where the state is at hand; at a snapshot it is not.
       stopping = stop.heard and not isinstance(event, edit.Snapshot)
       match event:
@@ -153,7 +159,7 @@ def check(run: RunConfig) -> None:
   read_transforms(run.scene.path)
 
 
-def preview(run: RunConfig) -> epath.Path:
+def preview(run: RunConfig, load_models: Loader = edit.load_models) -> epath.Path:
   """Edits the reference view at nine pairs of guidance scales and gives the contact sheet.
 
   The pair of the settings is in the middle, in a red frame.
@@ -162,7 +168,7 @@ def preview(run: RunConfig) -> epath.Path:
   image = [run.teacher.image_guidance * factor for factor in _FACTORS]
   labels = [[f"text {t:.3g}, image {i:.3g}" for i in image] for t in text]
   with run_folder.opened(run) as folder:
-    scene, models = _load(run, edit.load_models)
+    scene, models = _load(run, load_models)
     images = edit.preview(run, scene, models, text, image)
     print(f"these settings would use {labels[1][1]}, in the red frame")
     return folder.write_preview(sheets.contact_sheet(images, labels, framed=(1, 1)))
