@@ -1,4 +1,8 @@
-"""Packaging. Extras: cuda, tpu (accelerators), test (the tests), parity (the tests with torch)."""
+"""Packaging.
+
+Extras: cuda, tpu (accelerators), colmap (cameras for photographs), app (the page to try it), test
+(the tests), parity (the tests with torch).
+"""
 
 import pathlib
 import re
@@ -17,6 +21,7 @@ setup(
   python_requires=">=3.11",
   packages=find_packages(include=["imx2mx_jax*", "convert_weights*"]),
   package_data={
+    "imx2mx_jax.app": ["page.css"],
     "imx2mx_jax.micro": ["**/*.json", "**/*.safetensors", "**/*.png", "**/*.txt"],
     "imx2mx_jax.report": ["templates/*"],
   },
@@ -49,8 +54,11 @@ setup(
     "cuda": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
     "colmap": ["pycolmap>=4.2"],
+    "app": ["gradio>=6.31", "pycolmap>=4.2"],
     "test": [
       "beartype>=0.22",
+      "gradio>=6.31",
+      "playwright>=1.65",
       "pycolmap>=4.2",
       "pytest>=9.0",
       "pytest-xdist>=3.6",

@@ -1,0 +1,451 @@
+"""The page itself, in Gradio: what stands where, and which function answers which click."""
+
+import dataclasses
+import functools
+import pathlib
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from imx2mx_jax import config
+from imx2mx_jax.app import tasks, thumbnails, uploads, words
+from imx2mx_jax.app.server import Setting
+from imx2mx_jax.app.worker import Job, Status, Worker
+from imx2mx_jax.errors import SceneError, UserError
+from imx2mx_jax.render.settings import NAMES
+from imx2mx_jax.scene import FEWEST_VIEWS, MOST_VIEWS
+from imx2mx_jax.shapes import np
+
+_CSS = pathlib.Path(__file__).parent / "page.css"
+_LOOK = 0.3  # seconds between two looks at a job
+_SHELF = 40  # thumbnails at most
+_CHOSEN = 4  # views that are chosen at first
+_FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+_VOCABULARY = (
+  "The bundled micro models know a small world of cubes, cylinders and spheres: *make it sunset*, "
+  "*make it day*, *make the cylinder green*, *turn the floor into grass*."
+)
+_MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shelf:
+  """A scene that is open: its frames' thumbnails, and which of them are chosen, in their order."""
+
+  path: pathlib.Path
+  frames: tuple[int, ...]
+  images: tuple[np.ndarray, ...]
+  chosen: tuple[int, ...]
+
+  def toggled(self, place: int) -> "Shelf":
+    """With one more view, or one less. place: on the shelf."""
+    frame = self.frames[place]
+    rest = tuple(other for other in self.chosen if other != frame)
+    chosen = rest if frame in self.chosen else (*rest, frame)
+    return dataclasses.replace(self, chosen=chosen[:MOST_VIEWS])
+
+  def marked(self) -> list[Any]:
+    """The thumbnails as they are shown."""
+    places = [self.chosen.index(f) if f in self.chosen else None for f in self.frames]
+    return thumbnails.marked(self.images, places)
+
+  def told(self) -> str:
+    """Which views are chosen, in words."""
+    if len(self.chosen) < FEWEST_VIEWS:
+      return f"Choose {FEWEST_VIEWS} to {MOST_VIEWS} views by clicking them."
+    return (
+      f"{len(self.chosen)} views; number 1 is the one that is edited first, and that the preview "
+      "shows. Click a view to add it or to take it out."
+    )
+
+
+class Page:
+  """What the page can do. Each method answers an event and gives what its components show."""
+
+  def __init__(self, setting: Setting, worker: Worker):
+    self._setting = setting
+    self._worker = worker
+    self._jobs: dict[str, Job] = {}
+
+  # --- scenes ---
+
+  def scenes(self) -> dict[str, pathlib.Path]:
+    """The scenes that can be chosen: the bundled ones, the page's own, and the settings'."""
+    found = {}
+    for folder in (tasks.MICRO / "scenes", self._setting.out / "scenes"):
+      entries = sorted(folder.iterdir()) if folder.is_dir() else []
+      found |= {path.name: path for path in entries if (path / uploads.CAMERAS).exists()}
+    configured = pathlib.Path(self._setting.tree.scene.path).expanduser()
+    return found | ({configured.name: configured} if configured.is_dir() else {})
+
+  def open(self, name: str) -> tuple[Any, ...]:
+    """A scene's thumbnails, with some chosen."""
+    try:
+      path = self._scene(name)
+      frames = tasks.frames_of(path, _SHELF)
+      images = tasks.thumbnails(path, frames, thumbnails.SIDE)
+    except UserError as error:
+      failed = words.status(str(error), failed=True)
+      return None, [], "", gr.update(visible=False, value=False), failed
+    shelf = Shelf(path, tuple(frames), tuple(images), self._at_first(path, frames))
+    mask = gr.update(visible=(path / uploads.MASKS).is_dir(), value=False)
+    return shelf, shelf.marked(), shelf.told(), mask, ""
+
+  def toggle(self, shelf: Shelf, event: gr.SelectData) -> tuple[Any, ...]:
+    """A click on a thumbnail."""
+    shelf = shelf.toggled(event.index)
+    return shelf, gr.update(value=shelf.marked(), selected_index=None), shelf.told()
+
+  def doubts(self, shelf: Shelf | None) -> Any:
+    """What seems wrong with the chosen cameras."""
+    found = []
+    if shelf and len(shelf.chosen) >= FEWEST_VIEWS:
+      try:
+        found = tasks.doubts(shelf.path, shelf.chosen)
+      except UserError as error:
+        found = [str(error)]
+    said = "".join(words.status(f"The cameras may be wrong: {doubt}") for doubt in found[:2])
+    return gr.update(value=said, visible=bool(said))
+
+  def receive(self, files: list[str] | None) -> Iterator[tuple[Any, ...]]:
+    """Files that were dropped: a scene, perhaps after its cameras have been found."""
+    if not files:
+      yield gr.skip(), gr.skip(), gr.skip()
+      return
+    try:
+      received = uploads.receive([pathlib.Path(str(file)) for file in files], self._setting.out)
+    except SceneError as error:
+      yield gr.skip(), words.status(str(error), failed=True), None
+      return
+    said, scene = "the scene is here", received.folder
+    if not received.cameras:
+      scene = self._setting.out / "scenes" / received.folder.name
+      work = functools.partial(tasks.cameras, received.folder, scene)
+      job = self._submit(str(scene), work)
+      for told, _ in self._followed(job):
+        yield gr.skip(), told, gr.skip()
+      if job.status is not Status.DONE:
+        return
+      said = job.shown.line or said
+    if received.left_out:
+      said += f"; {received.left_out} files of other kinds were left out"
+    choices = gr.update(choices=list(self.scenes()), value=scene.name)
+    yield choices, words.status(said), None
+
+  # --- edits ---
+
+  def preview(self, *chosen: Any) -> Iterator[tuple[Any, ...]]:
+    """The reference view at nine pairs of scales."""
+    try:
+      run = self._wished(*chosen)
+    except UserError as error:
+      yield words.status(str(error), failed=True), gr.skip(), gr.skip()
+      return
+    work = functools.partial(tasks.preview, run, self._setting.load)
+    job = self._submit(f"{run.run_dir} preview", work)
+    for told, _ in self._followed(job):
+      yield told, gr.skip(), job.key
+    if job.status is Status.DONE:
+      said = words.status("these settings are in the middle, in the red frame")
+      yield said, gr.update(value=str(job.result), visible=True), job.key
+
+  def edit(self, *chosen: Any) -> Iterator[tuple[Any, ...]]:
+    """The whole edit, from its beginning or from where it was stopped."""
+    nothing = (gr.skip(),) * 7
+    try:
+      run = self._wished(*chosen)
+    except UserError as error:
+      yield words.status(str(error), failed=True), gr.skip(), gr.skip(), *nothing
+      return
+    work = functools.partial(tasks.edited, run, self._setting.load)
+    job = self._submit(run.run_dir, work)
+    for told, pictures in self._followed(job):
+      yield told + self._going_on(job, run), _shown(pictures), job.key, *nothing
+    if job.status is Status.DONE:
+      result = tasks.result(run)
+      names = list(result.views)
+      packed = tasks.packed(result.folder, self._setting.out / "downloads")
+      yield (
+        words.status(f"done: {result.folder}"),
+        gr.update(visible=False),
+        job.key,
+        (run, result),
+        gr.update(visible=True),
+        gr.update(choices=names, value=names[0]),
+        result.views[names[0]],
+        gr.update(value=str(packed)),
+        gr.update(value=str(result.report), visible=result.report.exists()),
+        gr.update(visible=False),
+      )
+
+  def view(self, name: str, made: tuple[config.RunConfig, tasks.Result] | None) -> Any:
+    """Before and after of another view."""
+    return made[1].views[name] if made and name in made[1].views else gr.skip()
+
+  def video(self, made: tuple[config.RunConfig, tasks.Result], path: str, frames: float) -> Any:
+    """The edited scene along a path."""
+    run, result = made
+    wanted = tasks.video_settings(run, path, int(frames), self._setting.steps)
+    job = self._submit(wanted.out, functools.partial(tasks.video, wanted))
+    for told, pictures in self._followed(job):
+      yield told, _shown(pictures), gr.skip(), gr.skip(), job.key
+    if job.status is Status.DONE:
+      packed = tasks.packed(result.folder, self._setting.out / "downloads")
+      video = gr.update(value=str(job.result), visible=True)
+      hidden = gr.update(visible=False)
+      yield words.status(f"done: {job.result}"), hidden, video, str(packed), job.key
+
+  def cancel(self, key: str) -> None:
+    """Stops the job that this page follows."""
+    if job := self._jobs.get(key):
+      self._worker.cancel(job)
+
+  # --- what these stand on ---
+
+  def _scene(self, name: str) -> pathlib.Path:
+    if (known := self.scenes()).keys() >= {name}:
+      return known[name]
+    raise SceneError("choose a scene, or drop photographs")
+
+  def _at_first(self, path: pathlib.Path, frames: list[int]) -> tuple[int, ...]:
+    """The settings' own views of their own scene, the reference first; of others a few."""
+    scene = self._setting.tree.scene
+    wished = [frame for frame in config.frame_names(scene.frames) if isinstance(frame, int)]
+    if path == pathlib.Path(scene.path).expanduser() and wished and set(wished) <= set(frames):
+      first = [frame for frame in wished if str(frame) == scene.reference]
+      return tuple(dict.fromkeys([*first, *wished]))
+    steps = np.linspace(0, len(frames) - 1, min(_CHOSEN, len(frames))).round()
+    return tuple(sorted({frames[int(step)] for step in steps}))
+
+  def _wished(
+    self,
+    shelf: Shelf | None,
+    instruction: str,
+    text: float | None,
+    image: float | None,
+    seed: float | None,
+    masked: bool,
+  ) -> config.RunConfig:
+    """The run that the page's fields ask for. Raises: UserError."""
+    if shelf is None:
+      raise SceneError("choose a scene, or drop photographs")
+    if len(shelf.chosen) < FEWEST_VIEWS:
+      raise SceneError(f"{len(shelf.chosen)} views are chosen; an edit needs {FEWEST_VIEWS}")
+    tree = self._setting.tree
+    wish = tasks.Wish(
+      str(shelf.path),
+      shelf.chosen,
+      " ".join((instruction or "").split()),
+      tree.teacher.text_guidance if text is None else float(text),
+      tree.teacher.image_guidance if image is None else float(image),
+      tree.seed if seed is None else int(seed),
+      str(shelf.path / uploads.MASKS) if masked else tree.mask,
+    )
+    return tasks.settings(tree, wish, self._setting.out / "runs", self._setting.platform)
+
+  def _submit(self, key: str, work: Callable[[Job], Any]) -> Job:
+    job = self._jobs[key] = self._worker.submit(key, work)
+    return job
+
+  def _followed(self, job: Job) -> Iterator[tuple[str, tuple[np.ndarray, ...] | None]]:
+    """What is told of a job, whenever it has changed, and its pictures where they have."""
+    told, pictures = None, ()
+    while True:
+      over = job.over
+      now, shown = words.of_job(job, self._worker.before(job)), job.shown.pictures
+      if now != told or shown is not pictures:
+        yield now, shown if shown is not pictures else None
+      told, pictures = now, shown
+      if over:
+        return
+      time.sleep(_LOOK)
+
+  def _going_on(self, job: Job, run: config.RunConfig) -> str:
+    """After a stop: how to go on in a terminal."""
+    if not job.stop.obeyed:
+      return ""
+    return words.code(shlex.join(tasks.command(self._setting.argv, run)))
+
+
+def _shown(pictures: tuple[np.ndarray, ...] | None) -> Any:
+  if pictures is None:
+    return gr.skip()
+  return gr.update(value=list(pictures), visible=bool(pictures))
+
+
+def build(page: Page, setting: Setting) -> gr.Blocks:
+  """Lays out the page and connects it."""
+  with gr.Blocks(
+    title="imx2mx_jax",
+    analytics_enabled=False,
+    delete_cache=(3600, 86400),
+  ) as blocks:
+    gr.Markdown(
+      "# Edit a scene, alike in all views\n"
+      "A few photographs, an instruction, and the same views edited so that they fit together in "
+      "3D. One piece of work runs at a time; others wait in a row.",
+      elem_id="title",
+    )
+    shelf, key, made = gr.State(None), gr.State(""), gr.State(None)
+
+    _heading(1, "Scene")
+    with gr.Row(equal_height=True):
+      with gr.Column(min_width=260):
+        names = list(page.scenes())
+        own = pathlib.Path(setting.tree.scene.path).name
+        scenes = gr.Dropdown(names, value=own if own in names else names[0], label="Scene")
+        gr.Markdown(_limits(), elem_classes="hint")
+      with gr.Column(min_width=260):
+        files = gr.File(
+          file_count="multiple",
+          file_types=[*uploads.PICTURES, ".json", ".zip"],
+          label="Photographs, or a zip of a scene folder",
+          elem_id="files",
+          height=170,
+        )
+    received = gr.HTML(elem_id="received")
+
+    _heading(2, "Views")
+    gallery = gr.Gallery(
+      allow_preview=False,
+      show_label=False,
+      object_fit="contain",
+      interactive=False,
+      buttons=[],
+      elem_id="views",
+      format="png",
+    )
+    chosen = gr.Markdown(elem_classes="hint", elem_id="chosen")
+    doubts = gr.HTML(visible=False, elem_classes="doubt", elem_id="doubts")
+    masked = gr.Checkbox(label="Edit only what the scene's masks/ shows in white", visible=False)
+
+    _heading(3, "Instruction")
+    instruction = gr.Textbox(
+      setting.tree.instruction,
+      show_label=False,
+      placeholder="turn him into a knight",
+      max_lines=1,
+      max_length=200,
+      elem_id="instruction",
+    )
+    if tasks.by_micro_models(setting.tree.student.weights):
+      gr.Markdown(_VOCABULARY, elem_classes="hint")
+    with gr.Accordion("Settings", open=False), gr.Row():
+      teacher = setting.tree.teacher
+      text = gr.Number(
+        teacher.text_guidance, label="Text guidance: more follows the words", minimum=0
+      )
+      image = gr.Number(
+        teacher.image_guidance, label="Image guidance: more keeps the photograph", minimum=0
+      )
+      seed = gr.Number(setting.tree.seed, label="Seed", precision=0, minimum=0)
+    with gr.Row():
+      preview = gr.Button("Preview the first view", elem_id="preview", min_width=140)
+      edit = gr.Button("Edit", variant="primary", elem_id="edit", min_width=140)
+      cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", min_width=140)
+    status = gr.HTML(elem_id="status")
+    sheet = gr.Image(
+      visible=False, show_label=False, interactive=False, elem_id="sheet", buttons=["fullscreen"]
+    )
+    now = gr.Gallery(
+      visible=False,
+      show_label=False,
+      object_fit="contain",
+      interactive=False,
+      buttons=[],
+      elem_id="now",
+      format="png",
+    )
+
+    with gr.Column(visible=False, elem_id="result") as result:
+      _heading(4, "Result")
+      view = gr.Radio([], show_label=False, container=False, elem_id="view")
+      slider = gr.ImageSlider(
+        show_label=False, interactive=False, format="png", elem_id="slider", buttons=["fullscreen"]
+      )
+      with gr.Row():
+        download = gr.DownloadButton("Download the run folder", elem_id="download", min_width=140)
+        report = gr.DownloadButton("Report", elem_id="report", min_width=140)
+      _heading(5, "Video")
+      with gr.Row(equal_height=True):
+        path = gr.Dropdown(list(NAMES), value="arc", label="Path of the camera", min_width=140)
+        frames = gr.Number(setting.frames, label="Frames", precision=0, minimum=2, maximum=480)
+        film = gr.Button("Make the video", elem_id="film", min_width=140)
+      filmed = gr.HTML(elem_id="filmed")
+      frame = gr.Gallery(
+        visible=False,
+        show_label=False,
+        interactive=False,
+        buttons=[],
+        elem_id="frame",
+        format="png",
+      )
+      video = gr.Video(
+        visible=False,
+        show_label=False,
+        interactive=False,
+        autoplay=True,
+        loop=True,
+        elem_id="video",
+        buttons=["download"],
+      )
+
+    fields = [shelf, instruction, text, image, seed, masked]
+    opened = {"fn": page.open, "inputs": scenes, "outputs": [shelf, gallery, chosen, masked]}
+    opened["outputs"].append(received)
+    checked = {"fn": page.doubts, "inputs": shelf, "outputs": doubts}
+    listen = functools.partial(dict, show_progress="hidden", api_visibility="private")
+    at_once = listen(concurrency_limit=None)
+    blocks.load(**opened, **at_once).then(**checked, **at_once)
+    scenes.input(**opened, **at_once).then(**checked, **at_once)
+    gallery.select(page.toggle, shelf, [shelf, gallery, chosen], **at_once).then(
+      **checked, **at_once
+    )
+    files.upload(page.receive, files, [scenes, received, files], **at_once).then(
+      page.open, scenes, [shelf, gallery, chosen, masked], **at_once
+    )
+    preview.click(page.preview, fields, [status, sheet, key], **at_once)
+    outputs = [status, now, key, made, result, view, slider, download, report, sheet]
+    edit.click(page.edit, fields, outputs, **at_once)
+    view.input(page.view, [view, made], slider, **at_once)
+    film.click(page.video, [made, path, frames], [filmed, frame, video, download, key], **at_once)
+    cancel.click(page.cancel, key, **at_once)
+  return blocks
+
+
+def launch(setting: Setting, worker: Worker, address: str, port: int) -> None:
+  """Serves the page from a thread."""
+  blocks = build(Page(setting, worker), setting)
+  blocks.queue(api_open=False, max_size=64).launch(
+    server_name=address,
+    server_port=port,
+    share=False,
+    quiet=True,
+    prevent_thread_lock=True,
+    max_file_size=uploads.MOST_BYTES,
+    allowed_paths=[str(setting.out)],
+    footer_links=[],
+    run_history=False,
+    ssr_mode=False,
+    pwa=False,
+    mcp_server=False,
+    enable_monitoring=False,
+    theme=gr.themes.Base(primary_hue="sky", neutral_hue="stone", font=_FONT, font_mono=_MONO),
+    css_paths=[_CSS],
+  )
+
+
+def _heading(number: int, text: str) -> None:
+  gr.HTML(f"<h2><span>{number}</span>{text}</h2>", elem_classes="step")
+
+
+def _limits() -> str:
+  return (
+    f"Up to {uploads.MOST_FILES} files, {uploads.MOST_BYTES // 1_000_000} MB in all, "
+    f"{uploads.MOST_PIXELS // 1_000_000} megapixels a picture. Photographs alone get their cameras "
+    "from COLMAP (at least three, ten or more are better); with a transforms.json beside them they "
+    "have theirs; a zip of a scene folder keeps depth and masks/ too."
+  )
