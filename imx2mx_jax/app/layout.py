@@ -1,6 +1,5 @@
 """The page itself, in Gradio: what stands where, and which function answers which click."""
 
-import dataclasses
 import functools
 import pathlib
 import shlex
@@ -11,12 +10,14 @@ from typing import Any
 import gradio as gr
 
 from imx2mx_jax import config
-from imx2mx_jax.app import tasks, thumbnails, uploads, words
+from imx2mx_jax.app import shelf as shelves
+from imx2mx_jax.app import tasks, uploads, words
 from imx2mx_jax.app.server import Setting
+from imx2mx_jax.app.shelf import Shelf
 from imx2mx_jax.app.worker import Job, Status, Worker
 from imx2mx_jax.errors import SceneError, UserError
 from imx2mx_jax.render.settings import NAMES
-from imx2mx_jax.scene import FEWEST_VIEWS, MOST_VIEWS
+from imx2mx_jax.scene import FEWEST_VIEWS
 from imx2mx_jax.shapes import np
 
 _CSS = pathlib.Path(__file__).parent / "page.css"
@@ -31,37 +32,6 @@ _VOCABULARY = (
 _MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
 
 
-@dataclasses.dataclass(frozen=True)
-class Shelf:
-  """A scene that is open: its frames' thumbnails, and which of them are chosen, in their order."""
-
-  path: pathlib.Path
-  frames: tuple[int, ...]
-  images: tuple[np.ndarray, ...]
-  chosen: tuple[int, ...]
-
-  def toggled(self, place: int) -> "Shelf":
-    """With one more view, or one less. place: on the shelf."""
-    frame = self.frames[place]
-    rest = tuple(other for other in self.chosen if other != frame)
-    chosen = rest if frame in self.chosen else (*rest, frame)
-    return dataclasses.replace(self, chosen=chosen[:MOST_VIEWS])
-
-  def marked(self) -> list[Any]:
-    """The thumbnails as they are shown."""
-    places = [self.chosen.index(f) if f in self.chosen else None for f in self.frames]
-    return thumbnails.marked(self.images, places)
-
-  def told(self) -> str:
-    """Which views are chosen, in words."""
-    if len(self.chosen) < FEWEST_VIEWS:
-      return f"Choose {FEWEST_VIEWS} to {MOST_VIEWS} views by clicking them."
-    return (
-      f"{len(self.chosen)} views; number 1 is the one that is edited first, and that the preview "
-      "shows. Click a view to add it or to take it out."
-    )
-
-
 class Page:
   """What the page can do. Each method answers an event and gives what its components show."""
 
@@ -69,6 +39,7 @@ class Page:
     self._setting = setting
     self._worker = worker
     self._jobs: dict[str, Job] = {}
+    self._downloads = setting.out / "downloads"
 
   # --- scenes ---
 
@@ -86,7 +57,7 @@ class Page:
     try:
       path = self._scene(name)
       frames = tasks.frames_of(path, _SHELF)
-      images = tasks.thumbnails(path, frames, thumbnails.SIDE)
+      images = tasks.thumbnails(path, frames, shelves.SIDE)
     except UserError as error:
       failed = words.status(str(error), failed=True)
       return None, [], "", gr.update(visible=False, value=False), failed
@@ -154,49 +125,56 @@ class Page:
 
   def edit(self, *chosen: Any) -> Iterator[tuple[Any, ...]]:
     """The whole edit, from its beginning or from where it was stopped."""
-    nothing = (gr.skip(),) * 7
+    hidden, nothing = gr.update(visible=False), (gr.skip(),) * 6
     try:
       run = self._wished(*chosen)
     except UserError as error:
-      yield words.status(str(error), failed=True), gr.skip(), gr.skip(), *nothing
+      yield words.status(str(error), failed=True), *(gr.skip(),) * 3, *nothing
       return
-    work = functools.partial(tasks.edited, run, self._setting.load)
+    work = functools.partial(tasks.edited, run, self._setting.load, self._downloads)
     job = self._submit(run.run_dir, work)
     for told, pictures in self._followed(job):
-      yield told + self._going_on(job, run), _shown(pictures), job.key, *nothing
+      yield told + self._going_on(job, run), _shown(pictures), job.key, hidden, *nothing
     if job.status is Status.DONE:
-      result = tasks.result(run)
+      result = job.result
       names = list(result.views)
-      packed = tasks.packed(result.folder, self._setting.out / "downloads")
       yield (
         words.status(f"done: {result.folder}"),
-        gr.update(visible=False),
+        hidden,
         job.key,
+        hidden,
         (run, result),
         gr.update(visible=True),
         gr.update(choices=names, value=names[0]),
         result.views[names[0]],
-        gr.update(value=str(packed)),
+        str(result.packed),
         gr.update(value=str(result.report), visible=result.report.exists()),
-        gr.update(visible=False),
       )
 
   def view(self, name: str, made: tuple[config.RunConfig, tasks.Result] | None) -> Any:
     """Before and after of another view."""
     return made[1].views[name] if made and name in made[1].views else gr.skip()
 
-  def video(self, made: tuple[config.RunConfig, tasks.Result], path: str, frames: float) -> Any:
+  def video(
+    self, made: tuple[config.RunConfig, tasks.Result], path: str, frames: float | None
+  ) -> Any:
     """The edited scene along a path."""
     run, result = made
-    wanted = tasks.video_settings(run, path, int(frames), self._setting.steps)
-    job = self._submit(wanted.out, functools.partial(tasks.video, wanted))
+    try:
+      steps = self._setting.steps
+      wanted = tasks.video_settings(run, path, int(frames or self._setting.frames), steps)
+    except UserError as error:
+      yield words.status(str(error), failed=True), *(gr.skip(),) * 4
+      return
+    work = functools.partial(tasks.video, wanted, result.folder, self._downloads)
+    job = self._submit(wanted.out, work)
     for told, pictures in self._followed(job):
       yield told, _shown(pictures), gr.skip(), gr.skip(), job.key
     if job.status is Status.DONE:
-      packed = tasks.packed(result.folder, self._setting.out / "downloads")
-      video = gr.update(value=str(job.result), visible=True)
-      hidden = gr.update(visible=False)
-      yield words.status(f"done: {job.result}"), hidden, video, str(packed), job.key
+      film, packed = job.result
+      shown = gr.update(value=str(film), visible=True)
+      told = words.status(f"done: {film}")
+      yield told, gr.update(visible=False), shown, str(packed), job.key
 
   def cancel(self, key: str) -> None:
     """Stops the job that this page follows."""
@@ -343,9 +321,9 @@ def build(page: Page, setting: Setting) -> gr.Blocks:
       )
       seed = gr.Number(setting.tree.seed, label="Seed", precision=0, minimum=0)
     with gr.Row():
-      preview = gr.Button("Preview the first view", elem_id="preview", min_width=140)
-      edit = gr.Button("Edit", variant="primary", elem_id="edit", min_width=140)
-      cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", min_width=140)
+      preview = gr.Button("Preview", elem_id="preview", min_width=100)
+      edit = gr.Button("Edit", variant="primary", elem_id="edit", min_width=100)
+      cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", min_width=100)
     status = gr.HTML(elem_id="status")
     sheet = gr.Image(
       visible=False, show_label=False, interactive=False, elem_id="sheet", buttons=["fullscreen"]
@@ -367,8 +345,8 @@ def build(page: Page, setting: Setting) -> gr.Blocks:
         show_label=False, interactive=False, format="png", elem_id="slider", buttons=["fullscreen"]
       )
       with gr.Row():
-        download = gr.DownloadButton("Download the run folder", elem_id="download", min_width=140)
-        report = gr.DownloadButton("Report", elem_id="report", min_width=140)
+        download = gr.DownloadButton("Download the run folder", elem_id="download", min_width=200)
+        report = gr.DownloadButton("Report", elem_id="report", min_width=200)
       _heading(5, "Video")
       with gr.Row(equal_height=True):
         path = gr.Dropdown(list(NAMES), value="arc", label="Path of the camera", min_width=140)
@@ -408,7 +386,7 @@ def build(page: Page, setting: Setting) -> gr.Blocks:
       page.open, scenes, [shelf, gallery, chosen, masked], **at_once
     )
     preview.click(page.preview, fields, [status, sheet, key], **at_once)
-    outputs = [status, now, key, made, result, view, slider, download, report, sheet]
+    outputs = [status, now, key, sheet, made, result, view, slider, download, report]
     edit.click(page.edit, fields, outputs, **at_once)
     view.input(page.view, [view, made], slider, **at_once)
     film.click(page.video, [made, path, frames], [filmed, frame, video, download, key], **at_once)

@@ -27,6 +27,7 @@ from imx2mx_jax import (
 from imx2mx_jax.app.worker import Job
 from imx2mx_jax.config import ConfigDict, RunConfig
 from imx2mx_jax.render import session as rendering
+from imx2mx_jax.render import settings as render_settings
 from imx2mx_jax.render.settings import RenderConfig
 from imx2mx_jax.render.views import Rendered
 from imx2mx_jax.resumable import STATE, flat_settings
@@ -49,6 +50,16 @@ class Wish:
   image_guidance: float
   seed: int
   mask: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """A finished run. views: {name: (photograph as it was edited, edited view)}. packed: a zip."""
+
+  folder: pathlib.Path
+  views: dict[str, tuple[np.ndarray, np.ndarray]]
+  report: pathlib.Path
+  packed: pathlib.Path
 
 
 def settings(tree: ConfigDict, wish: Wish, out: pathlib.Path, platform: str) -> RunConfig:
@@ -135,12 +146,14 @@ def preview(run: RunConfig, load: session.Loader, job: Job) -> pathlib.Path:
   return pathlib.Path(session.preview(dataclasses.replace(run, preview=True), load))
 
 
-def edited(run: RunConfig, load: session.Loader, job: Job) -> pathlib.Path:
-  """Edits the scene, or goes on with it; gives the run's folder, finished or stopped."""
-  if run_folder.finished(run):
-    return pathlib.Path(run.run_dir)
-  job.show(line="reading photographs and weights, editing the reference view")
-  return pathlib.Path(session.edit_scene(run, job.stop, load, Telling(job)))
+def edited(
+  run: RunConfig, load: session.Loader, downloads: pathlib.Path, job: Job
+) -> Result | None:
+  """Edits the scene, or goes on with it. None where it was stopped, to be gone on with."""
+  if not run_folder.finished(run):
+    job.show(line="reading photographs and weights, editing the reference view")
+    session.edit_scene(run, job.stop, load, Telling(job))
+  return None if job.stop.obeyed else result(run, downloads)
 
 
 class Telling:
@@ -148,46 +161,35 @@ class Telling:
 
   def __init__(self, job: Job):
     self._job = job
-    self._first = self._total = 0
+    self._first = 0
     self._seconds = 0.0
 
   def __call__(self, event: edit.Event) -> None:
     match event:
       case edit.Prepared():
-        self._first, self._total = event.resumed_at, event.total
-        going_on = f"going on after {event.resumed_at} of {event.total} iterations"
-        line = going_on if event.resumed_at else "the reference view is edited; compiling"
-        self._job.show(line=line, share=self._share(event.resumed_at), pictures=(event.reference,))
+        self._first = event.resumed_at
+        done = f"going on after {event.resumed_at} of {event.total} iterations"
+        line = f"{done if event.resumed_at else 'the reference view is edited'}; compiling"
+        share = event.resumed_at / event.total if event.resumed_at else None
+        self._job.show(line=line, share=share, pictures=(event.reference,))
       case edit.Progress():
         self._seconds += event.seconds
         pace = self._seconds / (event.step - self._first)
         left = terminal.duration(pace * (event.total - event.step))
         line = f"iteration {event.step} of {event.total}, {left} left"
-        self._job.show(line=line, share=self._share(event.step))
+        self._job.show(line=line, share=event.step / event.total)
       case edit.Snapshot():
         self._job.show(pictures=tuple(event.images))
       case edit.Finished():
         line = "measuring the edit and writing the report"
         self._job.show(line=line, share=1.0, pictures=tuple(event.images))
 
-  def _share(self, step: int) -> float:
-    return step / self._total if self._total else 1.0
-
 
 # --- what is made of a run -------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """A finished run. views: {name: (photograph as it was edited, edited view)}."""
-
-  folder: pathlib.Path
-  views: dict[str, tuple[np.ndarray, np.ndarray]]
-  report: pathlib.Path
-
-
-def result(run: RunConfig) -> Result:
-  """Reads a finished run's pictures. Raises: SceneError."""
+def result(run: RunConfig, downloads: pathlib.Path) -> Result:
+  """Reads a finished run's pictures and packs its folder. Raises: SceneError."""
   options = {"undistort": run.scene.undistort, "authors": run.compat == "authors"}
   sources = scene.load_scene(run.scene.path, run.scene.frames, size=run.student.hw, **options)
   folder = pathlib.Path(run.run_dir)
@@ -197,7 +199,7 @@ def result(run: RunConfig) -> Result:
       after = np.asarray(picture)
     before = Image.fromarray(pictures.to_uint8(image))
     views[name] = np.asarray(before.resize(after.shape[1::-1])), after
-  return Result(folder, views, folder / "report.html")
+  return Result(folder, views, folder / "report.html", packed(folder, downloads))
 
 
 def by_micro_models(student: str) -> bool:
@@ -206,27 +208,36 @@ def by_micro_models(student: str) -> bool:
 
 
 def video_settings(run: RunConfig, path: str, frames: int, steps: int) -> RenderConfig:
-  """A rendering of the run; micro models want no guidance."""
-  micro_models = by_micro_models(run.student.weights)
-  guidance = {"guidance": 1.0, "guidance_second": 1.0} if micro_models else {}
-  out = str(pathlib.Path(run.run_dir) / "render" / f"{path}-{frames}-{steps}")
-  return RenderConfig(run.run_dir, path=path, frames=frames, steps=steps, out=out, **guidance)
+  """A rendering of the run; micro models want no guidance. Raises: ConfigError."""
+  options = {"path": path, "frames": frames, "steps": steps}
+  options["out"] = pathlib.Path(run.run_dir) / "render" / f"{path}-{frames}-{steps}"
+  if by_micro_models(run.student.weights):
+    options |= {"guidance": 1, "guidance_second": 1}
+  told = [f"--{name}={value}" for name, value in options.items()]
+  return render_settings.parse(["render", run.run_dir, *told])
 
 
-def video(wanted: RenderConfig, job: Job) -> pathlib.Path:
-  """Renders the edited scene along a path; gives the video, or the folder where it was stopped."""
-  job.show(line="reading weights, compiling", share=0.0)
-  began = []
+def video(
+  wanted: RenderConfig, run: pathlib.Path, downloads: pathlib.Path, job: Job
+) -> tuple[pathlib.Path, pathlib.Path] | None:
+  """Renders the edited scene along a path, or goes on with it.
+
+  Gives the video and a zip of the run's folder with it; None where it was stopped.
+  """
+  job.show(line="reading weights, compiling")
+  paces = []
 
   def tell(rendered: Rendered) -> None:
-    began.append(rendered.seconds / len(rendered.frames))
-    left = terminal.duration(min(began) * (rendered.total - rendered.done))
+    paces.append(rendered.seconds / len(rendered.frames))  # the first call compiles
+    left = terminal.duration(min(paces) * (rendered.total - rendered.done))
     line = f"frame {rendered.done} of {rendered.total}, {left} left"
     share = rendered.done / rendered.total
     job.show(line=line, share=share, pictures=tuple(rendered.images[:1]))
 
-  folder = pathlib.Path(rendering.render_path(wanted, job.stop, tell))
-  return folder if job.stop.obeyed else folder / "video.mp4"
+  folder = rendering.render_path(wanted, job.stop, tell)
+  if job.stop.obeyed:
+    return None
+  return pathlib.Path(folder) / "video.mp4", packed(run, downloads)
 
 
 def packed(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:

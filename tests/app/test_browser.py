@@ -21,8 +21,8 @@ pytest.importorskip("gradio", reason="needs the extra `app`")
 playwright = pytest.importorskip("playwright.sync_api", reason="no browser driver is installed")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
-PATIENCE = 120_000  # milliseconds
-SMALL = {k: v for k, v in support.SMALL.items() if k != "instruction"} | {"student.size": 32}
+PATIENCE = 300_000  # milliseconds
+SMALL = support.SMALL | {"metric_clip": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +96,17 @@ def test_the_whole_way_with_a_stop(served, browser, tmp_path):
     page.locator("#views .thumbnail-item").nth(5).click()
     page.locator("#chosen", has_text="2 views").wait_for()
 
-    page.locator("#instruction input, #instruction textarea").fill("make it day")
+    page.locator("#instruction").locator("input, textarea").fill("make it day")
     page.locator("#preview").click()
     page.locator("#sheet img").wait_for()
+
+    page.locator("#edit").click()
+    told(page, "^reading photographs and weights")
+    page.locator("#cancel").click()
+    told(page, "^stopped, and the state is saved; the same button goes on from here$")
+    (run,) = (served.out / "runs").iterdir()
+    assert f"--config.run_dir={run}" in page.locator("#status .command").inner_text()
+    assert (run / "state").exists() and not (run / "finished.json").exists()
 
     page.locator("#edit").click()
     told(page, "compiling|iteration")
@@ -107,15 +115,6 @@ def test_the_whole_way_with_a_stop(served, browser, tmp_path):
       told(other, "^waiting: 1 job comes before this one$")
       other.locator("#cancel").click()
       told(other, "^taken out of the row; nothing was begun$")
-
-    page.locator("#cancel").click()
-    told(page, "^stopped, and the state is saved; the same button goes on from here$")
-    command = page.locator("#status .command").inner_text()
-    (run,) = (served.out / "runs").iterdir()
-    assert f"--config.run_dir={run}" in command and list((run / "state").iterdir())
-    assert not (run / "finished.json").exists()
-
-    page.locator("#edit").click()
     told(page, f"^done: {run}$")
     assert len(json.loads((run / "config.json").read_text())["sessions"]) == 2
     page.locator("#slider img").first.wait_for()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from imx2mx_jax import config, distill, edit, poses
-from imx2mx_jax.app import tasks, thumbnails
+from imx2mx_jax.app import shelf, tasks
 from imx2mx_jax.app.worker import Job
 from imx2mx_jax.errors import ConfigError
 from tests.cli import support
@@ -73,7 +73,7 @@ def test_an_edit_s_events_are_told(tree):
   tell, image = tasks.Telling(job), np.zeros((4, 4, 3), np.uint8)
   tell(edit.Prepared(image, {}, 12, 0))
   assert job.shown.line == "the reference view is edited; compiling"
-  assert job.shown.share == 0 and len(job.shown.pictures) == 1
+  assert job.shown.share is None and len(job.shown.pictures) == 1
   progress = edit.Progress(4, STATE, {}, 2.0, 12, 0)
   tell(progress)
   assert (job.shown.line, job.shown.share) == ("iteration 4 of 12, 0:04 left", 4 / 12)
@@ -86,7 +86,8 @@ def test_an_edit_that_goes_on_counts_from_where_it_was(tree):
   job = Job("a", lambda job: None)
   tell = tasks.Telling(job)
   tell(edit.Prepared(np.zeros((4, 4, 3), np.uint8), {}, 12, 8))
-  assert job.shown.line == "going on after 8 of 12 iterations" and job.shown.share == 8 / 12
+  assert job.shown.line == "going on after 8 of 12 iterations; compiling"
+  assert job.shown.share == 8 / 12
   tell(edit.Progress(10, STATE, {}, 2.0, 12, 0))
   assert job.shown.line == "iteration 10 of 12, 0:02 left"
 
@@ -124,15 +125,15 @@ def test_many_frames_are_shown_evenly(tmp_path):
 
 
 def test_chosen_thumbnails_differ_from_the_others():
-  pictures = tasks.thumbnails(SCENE, [0, 0], thumbnails.SIDE)
-  chosen, other = thumbnails.marked(pictures, [0, None])
-  assert chosen.size == other.size == (thumbnails.SIDE, thumbnails.SIDE)
+  pictures = tasks.thumbnails(SCENE, [0, 0], shelf.SIDE)
+  chosen, other = shelf.marked(pictures, [0, None])
+  assert chosen.size == other.size == (shelf.SIDE, shelf.SIDE)
   assert chosen.getpixel((3, 200)) == (47, 93, 124)
   assert np.asarray(other).std() < np.asarray(chosen).std()
 
 
 def test_a_wide_photograph_s_thumbnail_is_whole():
-  (square,) = thumbnails.marked([np.full((50, 100, 3), 255, np.uint8)], [None])
+  (square,) = shelf.marked([np.full((50, 100, 3), 255, np.uint8)], [None])
   lit = np.asarray(square.convert("L")) > 140
   assert lit.any(axis=0).all() and abs(lit.any(axis=1).mean() - 0.5) < 0.02
 
@@ -143,11 +144,28 @@ def test_cameras_that_are_there_are_not_found_again(tmp_path, monkeypatch):
 
 
 def test_before_and_after_are_equally_large(tree, tmp_path):
-  run = dataclasses.replace(wished(tree), run_dir=str(tmp_path))
-  (tmp_path / "edited").mkdir()
+  run = dataclasses.replace(wished(tree), run_dir=str(tmp_path / "run"))
+  (tmp_path / "run" / "edited").mkdir(parents=True)
   for name in ("002", "000"):
-    Image.new("RGB", (40, 40)).save(tmp_path / "edited" / f"{name}.png")
-  result = tasks.result(run)
+    Image.new("RGB", (40, 40)).save(tmp_path / "run" / "edited" / f"{name}.png")
+  result = tasks.result(run, tmp_path / "downloads")
   assert list(result.views) == ["002.png", "000.png"]
   for before, after in result.views.values():
     assert before.shape == after.shape == (40, 40, 3)
+
+
+def test_a_click_adds_a_view_or_takes_it_out_and_the_order_is_the_clicks():
+  pictures = tuple(tasks.thumbnails(SCENE, [0], 8)) * 3
+  chosen = shelf.Shelf(pathlib.Path("x"), (0, 5, 9), pictures, ())
+  assert "2 to 20 views" in chosen.told()
+  for place in (2, 0, 1, 0):
+    chosen = chosen.toggled(place)
+  assert chosen.chosen == (9, 5) and chosen.told().startswith("2 views; number 1 is")
+  assert len(chosen.marked()) == 3
+
+
+def test_no_more_views_are_chosen_than_can_be_edited():
+  chosen = shelf.Shelf(pathlib.Path("x"), tuple(range(30)), (), ())
+  for place in range(30):
+    chosen = chosen.toggled(place)
+  assert len(chosen.chosen) == 20

@@ -1,14 +1,48 @@
-"""Thumbnails of a scene's views that show which of them are chosen, and in which order."""
+"""A scene's views to choose from: thumbnails that show which are chosen, and in which order."""
 
+import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from imx2mx_jax.scene import FEWEST_VIEWS, MOST_VIEWS
 from imx2mx_jax.shapes import UInt8, np
 
 SIDE = 256  # pixels
 _BLUE, _FRAME, _BADGE = (47, 93, 124), 10, 44  # the report's colour; pixels
 _DIM = 0.55  # of the pictures that are not chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Shelf:
+  """A scene that is open: its frames' thumbnails, and which of them are chosen, in their order."""
+
+  path: pathlib.Path
+  frames: tuple[int, ...]
+  images: tuple[np.ndarray, ...]
+  chosen: tuple[int, ...]
+
+  def toggled(self, place: int) -> "Shelf":
+    """With one more view, or one less. place: on the shelf."""
+    frame = self.frames[place]
+    rest = tuple(other for other in self.chosen if other != frame)
+    chosen = rest if frame in self.chosen else (*rest, frame)
+    return dataclasses.replace(self, chosen=chosen[:MOST_VIEWS])
+
+  def marked(self) -> list[Image.Image]:
+    """The thumbnails as they are shown."""
+    places = [self.chosen.index(f) if f in self.chosen else None for f in self.frames]
+    return marked(self.images, places)
+
+  def told(self) -> str:
+    """Which views are chosen, in words."""
+    if len(self.chosen) < FEWEST_VIEWS:
+      return f"Choose {FEWEST_VIEWS} to {MOST_VIEWS} views by clicking them."
+    return (
+      f"{len(self.chosen)} views; number 1 is the one that is edited first, and that the preview "
+      "shows. Click a view to add it or to take it out."
+    )
 
 
 def marked(
