@@ -4,7 +4,7 @@ import functools
 import pathlib
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -25,11 +25,11 @@ _LOOK = 0.3  # seconds between two looks at a job
 _SHELF = 40  # thumbnails at most
 _CHOSEN = 4  # views that are chosen at first
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+_MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
 _VOCABULARY = (
   "The bundled micro models know a small world of cubes, cylinders and spheres: *make it sunset*, "
   "*make it day*, *make the cylinder green*, *turn the floor into grass*."
 )
-_MONO = ("ui-monospace", "Menlo", "Consolas", "monospace")
 
 
 class Page:
@@ -38,7 +38,6 @@ class Page:
   def __init__(self, setting: Setting, worker: Worker):
     self._setting = setting
     self._worker = worker
-    self._jobs: dict[str, Job] = {}
     self._downloads = setting.out / "downloads"
 
   # --- scenes ---
@@ -52,7 +51,11 @@ class Page:
     configured = pathlib.Path(self._setting.tree.scene.path).expanduser()
     return found | ({configured.name: configured} if configured.is_dir() else {})
 
-  def open(self, name: str) -> tuple[Any, ...]:
+  def listed(self) -> Any:
+    """The scenes, those included that came since the page was laid out."""
+    return gr.update(choices=list(self.scenes()))
+
+  def open(self, name: str | None) -> tuple[Any, ...]:
     """A scene's thumbnails, with some chosen."""
     try:
       path = self._scene(name)
@@ -63,7 +66,7 @@ class Page:
       return None, [], "", gr.update(visible=False, value=False), failed
     shelf = Shelf(path, tuple(frames), tuple(images), self._at_first(path, frames))
     mask = gr.update(visible=(path / uploads.MASKS).is_dir(), value=False)
-    return shelf, shelf.marked(), shelf.told(), mask, ""
+    return shelf, shelf.marked(), shelf.told(), mask, gr.skip()
 
   def toggle(self, shelf: Shelf, event: gr.SelectData) -> tuple[Any, ...]:
     """A click on a thumbnail."""
@@ -95,7 +98,7 @@ class Page:
     if not received.cameras:
       scene = self._setting.out / "scenes" / received.folder.name
       work = functools.partial(tasks.cameras, received.folder, scene)
-      job = self._submit(str(scene), work)
+      job = self._worker.submit(str(scene), work)
       for told, _ in self._followed(job):
         yield gr.skip(), told, gr.skip()
       if job.status is not Status.DONE:
@@ -116,7 +119,7 @@ class Page:
       yield words.status(str(error), failed=True), gr.skip(), gr.skip()
       return
     work = functools.partial(tasks.preview, run, self._setting.load)
-    job = self._submit(f"{run.run_dir} preview", work)
+    job = self._worker.submit(f"{run.run_dir} preview", work)
     for told, _ in self._followed(job):
       yield told, gr.skip(), job.key
     if job.status is Status.DONE:
@@ -132,7 +135,7 @@ class Page:
       yield words.status(str(error), failed=True), *(gr.skip(),) * 3, *nothing
       return
     work = functools.partial(tasks.edited, run, self._setting.load, self._downloads)
-    job = self._submit(run.run_dir, work)
+    job = self._worker.submit(run.run_dir, work)
     for told, pictures in self._followed(job):
       yield told + self._going_on(job, run), _shown(pictures), job.key, hidden, *nothing
     if job.status is Status.DONE:
@@ -157,7 +160,7 @@ class Page:
 
   def video(
     self, made: tuple[config.RunConfig, tasks.Result], path: str, frames: float | None
-  ) -> Any:
+  ) -> Iterator[tuple[Any, ...]]:
     """The edited scene along a path."""
     run, result = made
     try:
@@ -167,7 +170,7 @@ class Page:
       yield words.status(str(error), failed=True), *(gr.skip(),) * 4
       return
     work = functools.partial(tasks.video, wanted, result.folder, self._downloads)
-    job = self._submit(wanted.out, work)
+    job = self._worker.submit(wanted.out, work)
     for told, pictures in self._followed(job):
       yield told, _shown(pictures), gr.skip(), gr.skip(), job.key
     if job.status is Status.DONE:
@@ -178,15 +181,16 @@ class Page:
 
   def cancel(self, key: str) -> None:
     """Stops the job that this page follows."""
-    if job := self._jobs.get(key):
+    if job := self._worker.find(key):
       self._worker.cancel(job)
 
   # --- what these stand on ---
 
-  def _scene(self, name: str) -> pathlib.Path:
-    if (known := self.scenes()).keys() >= {name}:
-      return known[name]
-    raise SceneError("choose a scene, or drop photographs")
+  def _scene(self, name: str | None) -> pathlib.Path:
+    known = self.scenes()
+    if name not in known:
+      raise SceneError("choose a scene, or drop photographs")
+    return known[name]
 
   def _at_first(self, path: pathlib.Path, frames: list[int]) -> tuple[int, ...]:
     """The settings' own views of their own scene, the reference first; of others a few."""
@@ -223,10 +227,6 @@ class Page:
       str(shelf.path / uploads.MASKS) if masked else tree.mask,
     )
     return tasks.settings(tree, wish, self._setting.out / "runs", self._setting.platform)
-
-  def _submit(self, key: str, work: Callable[[Job], Any]) -> Job:
-    job = self._jobs[key] = self._worker.submit(key, work)
-    return job
 
   def _followed(self, job: Job) -> Iterator[tuple[str, tuple[np.ndarray, ...] | None]]:
     """What is told of a job, whenever it has changed, and its pictures where they have."""
@@ -372,19 +372,15 @@ def build(page: Page, setting: Setting) -> gr.Blocks:
       )
 
     fields = [shelf, instruction, text, image, seed, masked]
-    opened = {"fn": page.open, "inputs": scenes, "outputs": [shelf, gallery, chosen, masked]}
-    opened["outputs"].append(received)
-    checked = {"fn": page.doubts, "inputs": shelf, "outputs": doubts}
-    listen = functools.partial(dict, show_progress="hidden", api_visibility="private")
-    at_once = listen(concurrency_limit=None)
-    blocks.load(**opened, **at_once).then(**checked, **at_once)
-    scenes.input(**opened, **at_once).then(**checked, **at_once)
-    gallery.select(page.toggle, shelf, [shelf, gallery, chosen], **at_once).then(
-      **checked, **at_once
-    )
-    files.upload(page.receive, files, [scenes, received, files], **at_once).then(
-      page.open, scenes, [shelf, gallery, chosen, masked], **at_once
-    )
+    shown = [shelf, gallery, chosen, masked, received]
+    at_once = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    check = lambda event: event.then(page.doubts, shelf, doubts, **at_once)
+    blocks.load(page.listed, None, scenes, **at_once)
+    check(blocks.load(page.open, scenes, shown, **at_once))
+    check(scenes.change(page.open, scenes, shown, **at_once))
+    scenes.input(lambda: "", None, received, **at_once)
+    check(gallery.select(page.toggle, shelf, [shelf, gallery, chosen], **at_once))
+    files.upload(page.receive, files, [scenes, received, files], **at_once)
     preview.click(page.preview, fields, [status, sheet, key], **at_once)
     outputs = [status, now, key, sheet, made, result, view, slider, download, report]
     edit.click(page.edit, fields, outputs, **at_once)

@@ -11,7 +11,7 @@ def line(job: Job, before: int) -> str:
     case Status.WAITING:
       return f"waiting: {before} {'job comes' if before == 1 else 'jobs come'} before this one"
     case Status.RUNNING if job.stop.heard:
-      return f"{job.shown.line}; stopping as soon as the state can be saved"
+      return f"{job.shown.line}; stopping as soon as what is done can be kept"
     case Status.RUNNING:
       return job.shown.line or "beginning"
     case Status.STOPPED if job.stop.obeyed:

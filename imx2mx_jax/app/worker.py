@@ -85,6 +85,11 @@ class Worker:
       self._changed.notify_all()
       return job
 
+  def find(self, key: str) -> Job | None:
+    """The job with this key that is in the row, the last one."""
+    with self._changed:
+      return next((job for job in reversed(self._row) if job.key == key), None)
+
   def before(self, job: Job) -> int:
     """How many jobs come before this one; 0 when it runs, or is over."""
     with self._changed:

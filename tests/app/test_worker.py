@@ -61,7 +61,7 @@ def test_jobs_are_done_one_after_another_in_their_order(worker):
 def test_the_same_work_is_not_put_in_the_row_twice(worker):
   gate = Gate()
   first = worker.submit("a", gate)
-  assert worker.submit("a", gate) is first
+  assert worker.submit("a", gate) is first is worker.find("a") and worker.find("b") is None
   gate.opened.set()
   ended(first)
   assert worker.submit("a", gate) is not first
