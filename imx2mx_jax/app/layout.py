@@ -4,6 +4,7 @@ import functools
 import pathlib
 import shlex
 import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,13 @@ _VOCABULARY = (
 )
 
 
+_AT_ONCE = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+"""Of every event: the row of jobs is the worker's, not Gradio's."""
+
+Parts = types.SimpleNamespace
+"""Components of a part of the page, by their names."""
+
+
 class Page:
   """What the page can do. Each method answers an event and gives what its components show."""
 
@@ -58,7 +66,7 @@ class Page:
   def open(self, name: str | None) -> tuple[Any, ...]:
     """A scene's thumbnails, with some chosen."""
     try:
-      path = self._scene(name)
+      path = self._path(name)
       frames = tasks.frames_of(path, _SHELF)
       images = tasks.thumbnails(path, frames, shelves.SIDE)
     except UserError as error:
@@ -186,7 +194,7 @@ class Page:
 
   # --- what these stand on ---
 
-  def _scene(self, name: str | None) -> pathlib.Path:
+  def _path(self, name: str | None) -> pathlib.Path:
     known = self.scenes()
     if name not in known:
       raise SceneError("choose a scene, or drop photographs")
@@ -256,11 +264,7 @@ def _shown(pictures: tuple[np.ndarray, ...] | None) -> Any:
 
 def build(page: Page, setting: Setting) -> gr.Blocks:
   """Lays out the page and connects it."""
-  with gr.Blocks(
-    title="imx2mx_jax",
-    analytics_enabled=False,
-    delete_cache=(3600, 86400),
-  ) as blocks:
+  with gr.Blocks(title="imx2mx_jax", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
     gr.Markdown(
       "# Edit a scene, alike in all views\n"
       "A few photographs, an instruction, and the same views edited so that they fit together in "
@@ -268,126 +272,131 @@ def build(page: Page, setting: Setting) -> gr.Blocks:
       elem_id="title",
     )
     shelf, key, made = gr.State(None), gr.State(""), gr.State(None)
+    scene = _scene(list(page.scenes()), setting)
+    views = _views()
+    asked = _instruction(setting)
+    done = _result(setting)
+    _connect_scene(blocks, page, shelf, scene, views)
+    fields = [shelf, asked.instruction, asked.text, asked.image, asked.seed, views.masked]
+    asked.preview.click(page.preview, fields, [asked.status, asked.sheet, key], **_AT_ONCE)
+    outputs = [asked.status, asked.now, key, asked.sheet, made]
+    outputs += [done.all, done.view, done.slider, done.download, done.report]
+    asked.edit.click(page.edit, fields, outputs, **_AT_ONCE)
+    asked.cancel.click(page.cancel, key, **_AT_ONCE)
+    done.view.input(page.view, [done.view, made], done.slider, **_AT_ONCE)
+    outputs = [done.filmed, done.frame, done.video, done.download, key]
+    done.film.click(page.video, [made, done.path, done.frames], outputs, **_AT_ONCE)
+  return blocks
 
-    _heading(1, "Scene")
-    with gr.Row(equal_height=True):
-      with gr.Column(min_width=260):
-        names = list(page.scenes())
-        own = pathlib.Path(setting.tree.scene.path).name
-        scenes = gr.Dropdown(names, value=own if own in names else names[0], label="Scene")
-        gr.Markdown(_limits(), elem_classes="hint")
-      with gr.Column(min_width=260):
-        files = gr.File(
-          file_count="multiple",
-          file_types=[*uploads.PICTURES, ".json", ".zip"],
-          label="Photographs, or a zip of a scene folder",
-          elem_id="files",
-          height=170,
-        )
-    received = gr.HTML(elem_id="received")
 
-    _heading(2, "Views")
-    gallery = gr.Gallery(
-      allow_preview=False,
-      show_label=False,
-      object_fit="contain",
-      interactive=False,
-      buttons=[],
-      elem_id="views",
-      format="png",
-    )
-    chosen = gr.Markdown(elem_classes="hint", elem_id="chosen")
-    doubts = gr.HTML(visible=False, elem_classes="doubt", elem_id="doubts")
-    masked = gr.Checkbox(label="Edit only what the scene's masks/ shows in white", visible=False)
+def _connect_scene(
+  blocks: gr.Blocks, page: Page, shelf: gr.State, scene: Parts, views: Parts
+) -> None:
+  shown = [shelf, views.gallery, views.chosen, views.masked, scene.received]
+  check = lambda event: event.then(page.doubts, shelf, views.doubts, **_AT_ONCE)
+  blocks.load(page.listed, None, scene.scenes, **_AT_ONCE)
+  check(blocks.load(page.open, scene.scenes, shown, **_AT_ONCE))
+  check(scene.scenes.change(page.open, scene.scenes, shown, **_AT_ONCE))
+  scene.scenes.input(lambda: "", None, scene.received, **_AT_ONCE)
+  check(views.gallery.select(page.toggle, shelf, [shelf, views.gallery, views.chosen], **_AT_ONCE))
+  outputs = [scene.scenes, scene.received, scene.files]
+  scene.files.upload(page.receive, scene.files, outputs, **_AT_ONCE)
 
-    _heading(3, "Instruction")
-    instruction = gr.Textbox(
-      setting.tree.instruction,
-      show_label=False,
-      placeholder="turn him into a knight",
-      max_lines=1,
-      max_length=200,
-      elem_id="instruction",
-    )
-    if tasks.by_micro_models(setting.tree.student.weights):
-      gr.Markdown(_VOCABULARY, elem_classes="hint")
-    with gr.Accordion("Settings", open=False), gr.Row():
-      teacher = setting.tree.teacher
-      text = gr.Number(
-        teacher.text_guidance, label="Text guidance: more follows the words", minimum=0
+
+def _scene(names: list[str], setting: Setting) -> Parts:
+  _heading(1, "Scene")
+  own = pathlib.Path(setting.tree.scene.path).name
+  with gr.Row(equal_height=True):
+    with gr.Column(min_width=260):
+      scenes = gr.Dropdown(names, value=own if own in names else names[0], label="Scene")
+      gr.Markdown(_limits(), elem_classes="hint")
+    with gr.Column(min_width=260):
+      files = gr.File(
+        file_count="multiple",
+        file_types=[*uploads.PICTURES, ".json", ".zip"],
+        label="Photographs, or a zip of a scene folder",
+        elem_id="files",
+        height=170,
       )
-      image = gr.Number(
-        teacher.image_guidance, label="Image guidance: more keeps the photograph", minimum=0
-      )
-      seed = gr.Number(setting.tree.seed, label="Seed", precision=0, minimum=0)
+  return Parts(scenes=scenes, files=files, received=gr.HTML(elem_id="received"))
+
+
+def _views() -> Parts:
+  _heading(2, "Views")
+  return Parts(
+    gallery=_gallery("views", allow_preview=False),
+    chosen=gr.Markdown(elem_classes="hint", elem_id="chosen"),
+    doubts=gr.HTML(visible=False, elem_classes="doubt", elem_id="doubts"),
+    masked=gr.Checkbox(label="Edit only what the scene's masks/ shows in white", visible=False),
+  )
+
+
+def _instruction(setting: Setting) -> Parts:
+  _heading(3, "Instruction")
+  tree, parts = setting.tree, Parts()
+  parts.instruction = gr.Textbox(
+    tree.instruction,
+    show_label=False,
+    placeholder="turn him into a knight",
+    max_lines=1,
+    max_length=200,
+    elem_id="instruction",
+  )
+  if tasks.by_micro_models(tree.student.weights):
+    gr.Markdown(_VOCABULARY, elem_classes="hint")
+  with gr.Accordion("Settings", open=False), gr.Row():
+    follow, keep = "Text guidance: more follows the words", "Image guidance: more keeps the photo"
+    parts.text = gr.Number(tree.teacher.text_guidance, label=follow, minimum=0)
+    parts.image = gr.Number(tree.teacher.image_guidance, label=keep, minimum=0)
+    parts.seed = gr.Number(tree.seed, label="Seed", precision=0, minimum=0)
+  with gr.Row():
+    parts.preview = gr.Button("Preview", elem_id="preview", min_width=100)
+    parts.edit = gr.Button("Edit", variant="primary", elem_id="edit", min_width=100)
+    parts.cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", min_width=100)
+  parts.status = gr.HTML(elem_id="status")
+  parts.sheet = gr.Image(
+    visible=False, show_label=False, interactive=False, elem_id="sheet", buttons=["fullscreen"]
+  )
+  parts.now = _gallery("now", visible=False)
+  return parts
+
+
+def _result(setting: Setting) -> Parts:
+  parts = Parts()
+  with gr.Column(visible=False, elem_id="result") as parts.all:
+    _heading(4, "Result")
+    parts.view = gr.Radio([], show_label=False, container=False, elem_id="view")
+    parts.slider = gr.ImageSlider(
+      show_label=False, interactive=False, format="png", elem_id="slider", buttons=["fullscreen"]
+    )
     with gr.Row():
-      preview = gr.Button("Preview", elem_id="preview", min_width=100)
-      edit = gr.Button("Edit", variant="primary", elem_id="edit", min_width=100)
-      cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", min_width=100)
-    status = gr.HTML(elem_id="status")
-    sheet = gr.Image(
-      visible=False, show_label=False, interactive=False, elem_id="sheet", buttons=["fullscreen"]
-    )
-    now = gr.Gallery(
+      wide = {"min_width": 200}
+      parts.download = gr.DownloadButton("Download the run folder", elem_id="download", **wide)
+      parts.report = gr.DownloadButton("Report", elem_id="report", **wide)
+    _heading(5, "Video")
+    with gr.Row(equal_height=True):
+      parts.path = gr.Dropdown(list(NAMES), value="arc", label="Path of the camera", min_width=140)
+      parts.frames = gr.Number(setting.frames, label="Frames", precision=0, minimum=2, maximum=480)
+      parts.film = gr.Button("Make the video", elem_id="film", min_width=140)
+    parts.filmed = gr.HTML(elem_id="filmed")
+    parts.frame = _gallery("frame", visible=False)
+    parts.video = gr.Video(
       visible=False,
       show_label=False,
-      object_fit="contain",
       interactive=False,
-      buttons=[],
-      elem_id="now",
-      format="png",
+      autoplay=True,
+      loop=True,
+      elem_id="video",
+      buttons=["download"],
     )
+  return parts
 
-    with gr.Column(visible=False, elem_id="result") as result:
-      _heading(4, "Result")
-      view = gr.Radio([], show_label=False, container=False, elem_id="view")
-      slider = gr.ImageSlider(
-        show_label=False, interactive=False, format="png", elem_id="slider", buttons=["fullscreen"]
-      )
-      with gr.Row():
-        download = gr.DownloadButton("Download the run folder", elem_id="download", min_width=200)
-        report = gr.DownloadButton("Report", elem_id="report", min_width=200)
-      _heading(5, "Video")
-      with gr.Row(equal_height=True):
-        path = gr.Dropdown(list(NAMES), value="arc", label="Path of the camera", min_width=140)
-        frames = gr.Number(setting.frames, label="Frames", precision=0, minimum=2, maximum=480)
-        film = gr.Button("Make the video", elem_id="film", min_width=140)
-      filmed = gr.HTML(elem_id="filmed")
-      frame = gr.Gallery(
-        visible=False,
-        show_label=False,
-        interactive=False,
-        buttons=[],
-        elem_id="frame",
-        format="png",
-      )
-      video = gr.Video(
-        visible=False,
-        show_label=False,
-        interactive=False,
-        autoplay=True,
-        loop=True,
-        elem_id="video",
-        buttons=["download"],
-      )
 
-    fields = [shelf, instruction, text, image, seed, masked]
-    shown = [shelf, gallery, chosen, masked, received]
-    at_once = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-    check = lambda event: event.then(page.doubts, shelf, doubts, **at_once)
-    blocks.load(page.listed, None, scenes, **at_once)
-    check(blocks.load(page.open, scenes, shown, **at_once))
-    check(scenes.change(page.open, scenes, shown, **at_once))
-    scenes.input(lambda: "", None, received, **at_once)
-    check(gallery.select(page.toggle, shelf, [shelf, gallery, chosen], **at_once))
-    files.upload(page.receive, files, [scenes, received, files], **at_once)
-    preview.click(page.preview, fields, [status, sheet, key], **at_once)
-    outputs = [status, now, key, sheet, made, result, view, slider, download, report]
-    edit.click(page.edit, fields, outputs, **at_once)
-    view.input(page.view, [view, made], slider, **at_once)
-    film.click(page.video, [made, path, frames], [filmed, frame, video, download, key], **at_once)
-    cancel.click(page.cancel, key, **at_once)
-  return blocks
+def _gallery(name: str, **options: Any) -> gr.Gallery:
+  """Pictures side by side, not to be changed. name: by which styles find it."""
+  return gr.Gallery(
+    show_label=False, interactive=False, buttons=[], elem_id=name, format="png", **options
+  )
 
 
 def launch(setting: Setting, worker: Worker, address: str, port: int) -> None:
