@@ -87,34 +87,43 @@ def told(page, text, at="#status"):
   page.locator(f"{at} .told p", has_text=re.compile(text)).wait_for()
 
 
+def test_a_stopped_edit_says_how_to_go_on_and_others_wait_in_a_row(served, browser):
+  with opened(browser, served) as page, opened(browser, served) as other:
+    page.locator("#instruction").locator("input, textarea").fill("make it day")
+    page.locator("#edit").click()
+    told(page, "^reading photographs and weights")
+    other.locator("#preview").click()
+    told(other, "^waiting: 1 job comes before this one$")
+    other.locator("#cancel").click()
+    told(other, "^taken out of the row; nothing was begun$")
+    page.locator("#cancel").click()
+    told(page, "^stopped, and the state is saved; the same button goes on from here$")
+    (run,) = (served.out / "runs").glob("*make-it-day*")
+    assert f"--config.run_dir={run}" in page.locator("#status .command").inner_text()
+    assert (run / "state").exists() and not (run / "finished.json").exists()
+
+
+@pytest.mark.slow
 def test_the_whole_way_with_a_stop(served, browser, tmp_path):
+  """Minutes, most of them the compiler's."""
   with opened(browser, served, accept_downloads=True) as page:
-    # Views: two are chosen by the settings; one is added, and taken out again.
+    # Two views are chosen by the settings; one more is added, and taken out again.
     page.locator("#chosen", has_text="2 views").wait_for()
     page.locator("#views .thumbnail-item").nth(5).click()
     page.locator("#chosen", has_text="3 views").wait_for()
     page.locator("#views .thumbnail-item").nth(5).click()
     page.locator("#chosen", has_text="2 views").wait_for()
 
-    page.locator("#instruction").locator("input, textarea").fill("make it day")
     page.locator("#preview").click()
     page.locator("#sheet img").wait_for()
 
     page.locator("#edit").click()
-    told(page, "^reading photographs and weights")
+    told(page, "compiling$")
     page.locator("#cancel").click()
     told(page, "^stopped, and the state is saved; the same button goes on from here$")
-    (run,) = (served.out / "runs").iterdir()
-    assert f"--config.run_dir={run}" in page.locator("#status .command").inner_text()
-    assert (run / "state").exists() and not (run / "finished.json").exists()
+    (run,) = (served.out / "runs").glob("*make-it-sunset*")
 
     page.locator("#edit").click()
-    told(page, "compiling|iteration")
-    with opened(browser, served) as other:
-      other.locator("#preview").click()
-      told(other, "^waiting: 1 job comes before this one$")
-      other.locator("#cancel").click()
-      told(other, "^taken out of the row; nothing was begun$")
     told(page, f"^done: {run}$")
     assert len(json.loads((run / "config.json").read_text())["sessions"]) == 2
     page.locator("#slider img").first.wait_for()
