@@ -2,13 +2,14 @@
 
 import functools
 import pathlib
+import shutil
 
 import pytest
 
-from imx2mx_jax import config, edit
+from imx2mx_jax import config, edit, poses
 from imx2mx_jax.app import server
 from imx2mx_jax.app.worker import Worker
-from imx2mx_jax.errors import ConfigError
+from imx2mx_jax.errors import ConfigError, SceneError
 from tests.cli import support
 
 SCENE = support.MICRO / "scenes" / "scene_05"
@@ -74,6 +75,29 @@ def test_one_view_is_too_few(page):
     shelf = shelf.toggled(place)
   (answer,) = page.edit(shelf, "make it day", None, None, None, False)
   assert "1 views are chosen; an edit needs 2" in answer[0]
+
+
+def test_dropped_photographs_get_cameras_and_become_a_scene(page, tmp_path, monkeypatch):
+  def find(photos, out, tell):
+    assert len(list(photos.iterdir())) == 8
+    tell("8 of 8 photographs have cameras that fit")
+    shutil.copytree(SCENE, out)
+
+  monkeypatch.setattr(poses, "find", find)
+  files = [str(file) for file in sorted((SCENE / "images").iterdir())]
+  scenes, told, _ = list(page.receive(files))[-1]
+  assert "8 of 8 photographs have cameras that fit" in told
+  assert scenes["value"] in scenes["choices"] and scenes["value"].startswith("photographs-")
+  assert (tmp_path / "scenes" / scenes["value"] / "transforms.json").exists()
+
+
+def test_photographs_without_cameras_are_told_why(page, monkeypatch):
+  def find(photos, out, tell):
+    raise SceneError("0 of 8 photographs have one; photograph it again")
+
+  monkeypatch.setattr(poses, "find", find)
+  answers = list(page.receive([str(file) for file in (SCENE / "images").iterdir()]))
+  assert "0 of 8 photographs have one" in answers[-1][1] and 'role="alert"' in answers[-1][1]
 
 
 def test_suspicious_cameras_are_told(page, monkeypatch):
