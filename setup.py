@@ -1,4 +1,4 @@
-"""Packaging. Extras: accelerators (cuda, tpu), further commands (colmap, depth), tests."""
+"""Packaging. Extras: accelerators (cuda, tpu), further commands (app, colmap, depth), tests."""
 
 import pathlib
 import re
@@ -17,6 +17,7 @@ setup(
   python_requires=">=3.11",
   packages=find_packages(include=["imx2mx_jax*", "convert_weights*"]),
   package_data={
+    "imx2mx_jax.app": ["page.css"],
     "imx2mx_jax.micro": ["**/*.json", "**/*.safetensors", "**/*.png", "**/*.txt"],
     "imx2mx_jax.report": ["templates/*"],
   },
@@ -50,10 +51,13 @@ setup(
     "cuda": ["jax[cuda13]"],
     "tpu": ["jax[tpu]"],
     "colmap": ["pycolmap>=4.2"],
+    "app": ["gradio>=6.31", "pycolmap>=4.2"],
     "depth": ["torch>=2.6", "torchvision>=0.21"],
     "gcs": ["gcsfs>=2025.2"],
     "test": [
       "beartype>=0.22",
+      "gradio>=6.31",
+      "playwright>=1.65",
       "pycolmap>=4.2",
       "pytest>=9.0",
       "pytest-xdist>=3.6",

@@ -15,7 +15,7 @@ import json
 import pathlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from etils import epath
 
@@ -41,21 +41,30 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _find(photos: pathlib.Path, out: pathlib.Path) -> int:
+  find(photos, out, lambda line: print(line, flush=True))
+  print(f"next: python -m imx2mx_jax.inspect_scene {out}")
+  print(out)
+  return 0
+
+
+def find(photos: pathlib.Path, out: pathlib.Path, tell: Callable[[str], None]) -> None:
+  """Finds the cameras of a folder's photographs and writes the scene. tell: hears how it goes.
+
+  Raises: SceneError; nothing is written then.
+  """
   if out.exists():
     raise SceneError(f"{out}: is there already; name another folder with --out, or remove it")
   files = mapping.photographs(photos)
   pairs = len(files) * (len(files) - 1) // 2
-  print(f"{len(files)} photographs; matching {pairs} pairs", flush=True)
+  tell(f"{len(files)} photographs; matching {pairs} pairs")
   with tempfile.TemporaryDirectory(prefix="poses-") as name:
     work = pathlib.Path(name)
     mapped = mapping.find_cameras(files, work)
-    print("\n".join(said(mapped)), flush=True)
+    for line in said(mapped):
+      tell(line)
     if mapped.doubt:
       raise SceneError(f"{photos}: no cameras were written because {mapped.doubt}; {_MORE}")
     write(mapped, work, out)
-  print(f"next: python -m imx2mx_jax.inspect_scene {out}")
-  print(out)
-  return 0
 
 
 def said(mapped: Mapped) -> list[str]:

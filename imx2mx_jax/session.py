@@ -35,16 +35,22 @@ _FACTORS = (0.75, 1.0, 1.25)  # of the guidance scales, in a preview
 Loader = Callable[..., edit.Models]
 """Takes what edit.load_models takes: a run, and `mesh`."""
 
+Watcher = Callable[[edit.Event], None]
+
 
 def edit_scene(
-  run: RunConfig, stop: terminal.Stop, load_models: Loader = edit.load_models
+  run: RunConfig,
+  stop: terminal.Stop,
+  load_models: Loader = edit.load_models,
+  watch: Watcher = lambda event: None,
 ) -> epath.Path:
   """Edits a scene, or goes on where an earlier run stopped, measures it, and gives the folder.
 
-  stop: once it has heard a signal, the state is saved and the run ends, resumable. Raises the
-  UserErrors of everything that it reads and writes; what was saved before stays.
+  stop: once it has heard a signal, the state is saved and the run ends, resumable. watch: is shown
+  every event, and must not keep a state. Raises the UserErrors of everything that it reads and
+  writes; what was saved before stays.
   """
-  for _ in editing(run, stop, load_models):
+  for _ in editing(run, stop, load_models, watch=watch):
     pass
   return epath.Path(run.run_dir).expanduser()
 
@@ -55,6 +61,7 @@ def editing(
   load_models: Loader,
   seat: seats.Seat | None = None,
   name: str = "",
+  watch: Watcher = lambda event: None,
 ) -> Iterator[None]:
   """`edit_scene`, pausing wherever other edits at the table of its seat may go on.
 
@@ -63,7 +70,7 @@ def editing(
   place = seat or seats.Alone(edit.make_mesh(run))
   try:
     with run_folder.opened(run) as folder:
-      if (yield from _edit(run, folder, stop, load_models, place, name)):
+      if (yield from _edit(run, folder, stop, load_models, place, name, watch)):
         _measure(folder.path)
         _report(folder.path)
   finally:
@@ -124,6 +131,7 @@ def _edit(
   load_models: Loader,
   place: seats.Place,
   name: str,
+  watch: Watcher,
 ) -> Generator[None, None, bool]:
   """Whether the edit has come to its end, and was not stopped."""
   began = time.monotonic()
@@ -136,6 +144,7 @@ def _edit(
     events = edit.edit(run, scene, models, saved, place)
     del models  # so that the encoders are freed when they have done their part
     for event in _fitting(run, events):
+      watch(event)
       # Obeyed where the state is at hand; at a snapshot it is not.
       stopping = stop.heard and not isinstance(event, edit.Snapshot)
       match event:
@@ -238,7 +247,7 @@ def check(run: RunConfig) -> None:
   read_transforms(run.scene.path)
 
 
-def preview(run: RunConfig) -> epath.Path:
+def preview(run: RunConfig, load_models: Loader = edit.load_models) -> epath.Path:
   """Edits the reference view at nine pairs of guidance scales and gives the contact sheet.
 
   The pair of the settings is in the middle, in a red frame.
@@ -247,7 +256,7 @@ def preview(run: RunConfig) -> epath.Path:
   image = [run.teacher.image_guidance * factor for factor in _FACTORS]
   labels = [[f"text {t:.3g}, image {i:.3g}" for i in image] for t in text]
   with run_folder.opened(run) as folder:
-    scene, models = _load(run, edit.load_models, edit.make_mesh(run))
+    scene, models = _load(run, load_models, edit.make_mesh(run))
     images = edit.preview(run, scene, models, text, image)
     print(f"these settings would use {labels[1][1]}, in the red frame")
     return folder.write_preview(sheets.contact_sheet(images, labels, framed=(1, 1)))

@@ -1,6 +1,7 @@
 """One rendering, from its settings to its folder."""
 
 import math
+from collections.abc import Callable
 
 import jax
 from absl import logging
@@ -15,12 +16,17 @@ from imx2mx_jax.shapes import np
 
 _MOSTLY = 0.5  # share of a frame
 
+Watcher = Callable[[views.Rendered], None]
 
-def render_path(wanted: RenderConfig, stop: terminal.Stop) -> epath.Path:
+
+def render_path(
+  wanted: RenderConfig, stop: terminal.Stop, watch: Watcher = lambda rendered: None
+) -> epath.Path:
   """Renders a path, or goes on where an earlier call was stopped, and gives the folder.
 
-  stop: once it has heard a signal, the chunk at hand is finished and written. Raises the UserErrors
-  of everything that it reads and writes.
+  stop: once it has heard a signal, the chunk at hand is finished and written. watch: is shown what
+  each pass rendered, and of how many frames in all. Raises the UserErrors of everything that it
+  reads and writes.
   """
   given = reading.read(wanted)
   path = reading.cameras_of(wanted, given)
@@ -28,7 +34,7 @@ def render_path(wanted: RenderConfig, stop: terminal.Stop) -> epath.Path:
   dtype = wanted.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   models = views.load_models(given.weights, given.hw, dtype)
   folder = RenderFolder(wanted, given, path)
-  if _frames(wanted, given, path, models, folder, stop):
+  if _frames(wanted, given, path, models, folder, stop, watch):
     return folder.path
   folder.finish()
   if wanted.export:
@@ -43,6 +49,7 @@ def _frames(
   models: views.Models,
   folder: RenderFolder,
   stop: terminal.Stop,
+  watch: Watcher,
 ) -> bool:
   """Renders what is missing; whether it was stopped on the way."""
   plan = views.plan(wanted, given, len(path[0]))
@@ -60,6 +67,7 @@ def _frames(
     if rendered.anchors:
       folder.save(1, rendered.anchors)
     pace = min(pace, rendered.seconds / len(rendered.frames))  # the first call compiles
+    watch(rendered)
     left = terminal.duration(pace * (total - rendered.done))
     print(f"{rendered.done} of {total} frames, {pace:.3g} s each, {left} left", flush=True)
     if stop.heard and rendered.done < total:

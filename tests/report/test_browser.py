@@ -3,16 +3,14 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 
 import pytest
 
 from imx2mx_jax.report import page
+from tests.browser import BROWSER
 from tests.report import support
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 
 # A window has a least width, a frame has none.
