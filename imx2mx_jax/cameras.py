@@ -31,18 +31,14 @@ class Crop:
   cut_hw: tuple[int, int]
 
 
-def square_crop(hw: tuple[int, int], size: int, *, authors: bool = False) -> Crop:
-  """The centred square of `size` pixels in a picture of `hw` resized just to cover it.
-
-  authors: the other side's length is rounded up in float64, where it can come out one too long.
-  """
-  factor = 1.0 / (min(hw) / size) if authors else fractions.Fraction(size, min(hw))
-  return _centred(hw, factor, (size, size))
-
-
 def covering_crop(hw: tuple[int, int], wanted: tuple[int, int]) -> Crop:
   """The centred rectangle of `wanted` height and width in a picture resized just to cover it."""
   return _centred(hw, max(map(fractions.Fraction, wanted, hw)), wanted)
+
+
+def authors_crop(hw: tuple[int, int], size: int) -> Crop:
+  """`covering_crop` of a square, with the longer side rounded up in float64: it can be one more."""
+  return _centred(hw, 1.0 / (min(hw) / size), (size, size))
 
 
 def _centred(hw: tuple[int, int], factor: float | fractions.Fraction, cut: tuple[int, int]) -> Crop:
@@ -62,7 +58,7 @@ def resize_and_crop(
   """
   hw, wanted = image.shape[:2], height_width(size)
   if authors:
-    crop = square_crop(hw, wanted[0], authors=True)
+    crop = authors_crop(hw, wanted[0])
     return _average_whole_pixels(image, crop), crop
   crop = covering_crop(hw, wanted)
   for new, start, side in zip(crop.resize_hw, crop.top_left, crop.cut_hw, strict=True):

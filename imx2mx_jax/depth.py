@@ -83,7 +83,7 @@ def _terms(model: str) -> str:
   return _TERMS if model == MODEL else "its licence: see where it came from"
 
 
-def _size(text: str) -> int | tuple[int, int]:
+def _size(text: str) -> tuple[int, int]:
   """(height, width) of "512x384", or a square's side."""
   sides = text.split("x")
   if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):

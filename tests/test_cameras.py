@@ -136,7 +136,9 @@ class TestCrops:
     for height, width, size, authors in itertools.product(
       sides, sides, (5, 64, 576), (False, True)
     ):
-      crop = cameras.square_crop((height, width), size, authors=authors)
+      hw = height, width
+      ours, theirs = cameras.covering_crop(hw, (size, size)), cameras.authors_crop(hw, size)
+      crop = theirs if authors else ours
       for start, resized in zip(crop.top_left, crop.resize_hw, strict=True):
         assert 0 <= start <= resized - size
       assert authors or min(crop.resize_hw) == size

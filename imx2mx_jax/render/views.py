@@ -53,7 +53,7 @@ def load_models(folders: Weights, hw: tuple[int, int], dtype: str) -> Models:
       f"{folders.image_encoder}: its embeddings have width {encoder.embed_width} and the student "
       f"{folders.student} reads {student.context_width}; convert the encoder that it came with"
     )
-  multiple = 2 ** (len(vae.channels) - 1 + len(student.channel_mult) - 1)
+  multiple = vae.cell * 2 ** (len(student.channel_mult) - 1)
   if any(side % multiple for side in hw):
     near = "x".join(str(max(1, round(side / multiple)) * multiple) for side in hw[::-1])
     raise ConfigError(

@@ -235,12 +235,12 @@ def _check_fit(run: TrainConfig, shapes: Mapping[str, Any]) -> None:
         f"--config.frozen: the {encoder} writes embeddings of width {found} and the {name} reads "
         f"{wanted}; give another one or --config.shape.context_width={found}"
       )
-  halvings = len(shapes["vae"].channels) - 1 if "vae" in shapes else 0
+  multiple = shapes["vae"].cell if "vae" in shapes else 1
   if run.model == "student":
-    halvings += len(shapes["seva"].channel_mult) - 1
+    multiple *= 2 ** (len(shapes["seva"].channel_mult) - 1)
   sizes = {"data.size": run.data.size}
   if run.model == "vae":
     sizes["loss.small"] = run.loss.small
   for field, size in sizes.items():
-    if size % 2**halvings:
-      raise ConfigError(f"--config.{field}={size}: it must be a multiple of {2**halvings}")
+    if size % multiple:
+      raise ConfigError(f"--config.{field}={size}: it must be a multiple of {multiple}")

@@ -107,7 +107,7 @@ def _controlnet(run: TrainConfig, nets: losses.Networks, rows: Any):
   """Rows: condition, picture that has it, sampled picture."""
   batch = rows(24)
   vae, images = nets["vae"].module, batch["image"]
-  hw = images.shape[1] // 2 ** (len(vae.shape.channels) - 1)
+  cells = vae.shape.grid(images.shape[1:3])
   text, null = (nets["text_encoder"](batch[name]) for name in ("ids", "no_text"))
   teacher = teachers.StableDiffusion(
     nets["unet"],
@@ -118,7 +118,7 @@ def _controlnet(run: TrainConfig, nets: losses.Networks, rows: Any):
     batch["control"][:, None],
   )
   axes = teachers.StableDiffusion(None, 0, 0, None, None, 0)
-  noise = jax.random.normal(jax.random.key(run.seed), (len(images), _STEPS + 1, 1, hw, hw, 4))
+  noise = jax.random.normal(jax.random.key(run.seed), (len(images), _STEPS + 1, 1, *cells, 4))
   sampled = jax.vmap(teachers.edit_views, (axes, 0, 0))(teacher, noise[:, 0], noise[:, 1:])
   made = jnp.clip(vae.decode(sampled[:, -1, 0] / vae.shape.scaling_factor), -1, 1)
   shown = (batch["control"] * 2 - 1, images, made)

@@ -50,7 +50,7 @@ def test_frames_come_out_in_the_authors_order(case, tmp_path):
 def test_pictures_are_resized_and_cropped_like_the_authors(case, tmp_path):
   scene, order = load(case, tmp_path)
   for geometry in case["geometry"]:
-    crop = cameras.square_crop(tuple(geometry["original_hw"]), SIZE, authors=True)
+    crop = cameras.authors_crop(tuple(geometry["original_hw"]), SIZE)
     assert [*crop.resize_hw] == geometry["resize_hw"]
     assert [*crop.top_left] == geometry["crop_top_left"]
 
