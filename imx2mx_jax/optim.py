@@ -85,13 +85,15 @@ def optimizer(
   decayed = None if authors else matrices
   first = jnp.bfloat16 if memory == "small" else None
   if muon:
-    rule = optax.contrib.muon(
-      rate,
-      weight_decay=weight_decay,
-      adam_b1=b1,
-      adam_b2=b2,
-      muon_weight_dimension_numbers=_reduced_axes,
-      consistent_rms=0.2,  # the length of AdamW's steps, arXiv 2502.16982
+    rule = stacked(
+      optax.contrib.muon(
+        rate,
+        weight_decay=weight_decay,
+        adam_b1=b1,
+        adam_b2=b2,
+        muon_weight_dimension_numbers=_reduced_axes,
+        consistent_rms=0.2,  # the length of AdamW's steps, arXiv 2502.16982
+      )
     )
   elif memory == "smallest":
     rule = optax.chain(
@@ -105,15 +107,44 @@ def optimizer(
   return optax.chain(clip_by_global_norm(clip_norm), rule)
 
 
-def _reduced_axes(params: Any) -> Any:
+def stacked(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+  """The same rule on stacks: kernels of equal shape lie in one array, and so do other parameters.
+
+  For rules of many operations, as Muon's: they become one for a stack, which compiles and runs
+  several times faster. Parameters are a flat dict of paths.
+  """
+
+  def stack(tree: Any) -> Any:
+    return {name: jnp.stack([tree[path] for path in paths]) for name, paths in _alike(tree).items()}
+
+  def update(updates: Any, state: Any, params: Any = None):
+    stacks, state = rule.update(stack(updates), state, None if params is None else stack(params))
+    apart = {}
+    for name, paths in _alike(updates).items():
+      apart |= zip(paths, stacks[name], strict=True)
+    return apart, state
+
+  return optax.GradientTransformation(lambda params: rule.init(stack(params)), update)
+
+
+def _alike(tree: Any) -> dict[str, list[str]]:
+  """{shape and whether it is of kernels: the paths}."""
+  groups: dict[str, list[str]] = {}
+  for path in sorted(tree):
+    kind = "kernel" if path.endswith("kernel") else "other"
+    groups.setdefault(f"{'x'.join(map(str, tree[path].shape))}/{kind}", []).append(path)
+  return groups
+
+
+def _reduced_axes(stacks: Any) -> Any:
   """For Muon: kernels are matrices from all axes but the last to the last; None for others."""
 
   def axes(path: tuple, leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
-    if not str(path[-1].key).endswith("kernel"):
+    if not path[-1].key.endswith("kernel"):
       return None
-    return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+    return optax.contrib.MuonDimensionNumbers(tuple(range(1, leaf.ndim - 1)), leaf.ndim - 1)
 
-  return jax.tree_util.tree_map_with_path(axes, params)
+  return jax.tree_util.tree_map_with_path(axes, stacks)
 
 
 def matrices(params: Any) -> Any:

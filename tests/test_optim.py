@@ -115,3 +115,17 @@ def test_muon_levels_a_kernels_singular_values_and_leaves_vectors_to_adam():
   assert spread[True] < 1.7 < 2 < spread[False]
   assert np.sqrt(np.mean(steps[True]["conv/kernel"] ** 2)) == pytest.approx(0.2 * 0.1, rel=0.1)
   np.testing.assert_allclose(np.abs(steps[True]["norm/scale"]), 0.147, rtol=0.01)  # by Nesterov
+
+
+def test_muons_steps_are_the_same_for_kernels_of_one_shape_and_of_several():
+  draw = np.random.default_rng(0).standard_normal
+  shapes = {"a/kernel": (3, 3, 4, 8), "b/kernel": (3, 3, 4, 8), "c/kernel": (4, 8), "d/bias": (8,)}
+  params = {path: jnp.float32(draw(shape)) for path, shape in shapes.items()}
+  gradient = {path: jnp.float32(draw(shape)) for path, shape in shapes.items()}
+  rule = optim.optimizer(constant(0.1), clip_norm=1e9, muon=True)
+  together, _ = rule.update(gradient, rule.init(params), params)
+  assert together.keys() == params.keys()
+  for path in params:
+    alone = {path: params[path]}
+    step, _ = rule.update({path: gradient[path]}, rule.init(alone), alone)
+    np.testing.assert_allclose(together[path], step[path], rtol=1e-3, atol=1e-6)

@@ -16,8 +16,9 @@ MICRO = pathlib.Path(imx2mx_jax.__file__).parent / "micro"
 def get_config():
   config = settings.default("clip")
   config.frozen.tokenizer = str(MICRO / "bundled" / "teacher" / "tokenizer")
-  config.steps = 3000
-  config.batch = 128
+  config.dtype = "tensorfloat32"
+  config.steps = 4000
+  config.batch = 256
   config.optim.lr = 1e-3
   config.licence = "Apache-2.0"
   config.notice = "The micro models of imx2mx_jax, trained from scratch on procedural scenes."

@@ -14,15 +14,19 @@ def get_config():
   config.frozen.vae = "runs/train-vae/student_vae"
   config.frozen.text_encoder = "runs/train-clip/metric_clip"
   config.readout = True
+  config.dtype = "tensorfloat32"  # bfloat16 would round the noise that the read-out lets pass
+  config.shape.channels = (128, 128)
+  config.shape.down_attention = (True, True)
   config.data.size = 48
   config.data.rendered = 64  # as the photographs are that an edit reduces to the teacher's size
-  config.steps = 30000
-  config.batch = 32
+  config.data.worlds = 40000
+  config.steps = 10000
+  config.batch = 128
   config.learns = "(unet|text_encoder)/.*"
   config.loss.below = 0.15
   config.optim.muon = True
   config.optim.lr = 2e-3
-  config.optim.ema = 0.998
+  config.optim.ema = 0.999
   config.licence = "Apache-2.0"
   config.notice = "The micro models of imx2mx_jax, trained from scratch on procedural scenes."
   return config

@@ -38,20 +38,19 @@ class Stage:
   fields: Mapping[str, str]
 
 
-_FROZEN_VAE = {"frozen.vae": "{}/decoder/student_vae"}
+_FROZEN_VAE = {"frozen.vae": "{}/vae/student_vae"}
 STAGES = {
   "vae": Stage("vae.py", (), {}),
   "clip": Stage("clip.py", (), {}),
-  "decoder": Stage("vae.py:decoder", ("vae",), {"start": "{}/vae/student_vae"}),
-  "single": Stage(
-    "student.py:single",
-    ("decoder", "clip"),
-    _FROZEN_VAE | {"frozen.image_encoder": "{}/clip/image_encoder"},
-  ),
   "teacher": Stage(
     "teacher.py",
-    ("decoder", "clip"),
+    ("vae", "clip"),
     _FROZEN_VAE | {"frozen.text_encoder": "{}/clip/metric_clip"},
+  ),
+  "single": Stage(
+    "student.py:single",
+    ("vae", "clip"),
+    _FROZEN_VAE | {"frozen.image_encoder": "{}/clip/image_encoder"},
   ),
   "student": Stage(
     "student.py",
@@ -62,7 +61,7 @@ STAGES = {
 """{name: training}."""
 
 BUNDLED = {
-  "student_vae": "decoder",
+  "student_vae": "vae",
   "image_encoder": "clip",
   "metric_clip": "clip",
   "teacher": "teacher",
@@ -72,6 +71,7 @@ BUNDLED = {
 
 _REHEARSAL = {"steps": 4, "batch": 2, "log_every": 2, "save_every": 4, "sample_every": 0}
 _REHEARSAL |= {"data.worlds": 40}
+_SHARING = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # an accelerator's memory
 
 
 def main(argv: Sequence[str]) -> int:
@@ -129,7 +129,7 @@ def _train(name: str, stage: Stage, out: pathlib.Path, cores: Sequence[int]) -> 
   log = out / f"{name}.log"
   print(f"{name}: see {log}", flush=True)
   with log.open("a") as file:
-    code = subprocess.run([*command, *arguments], stdout=file, stderr=file).returncode
+    code = subprocess.run([*command, *arguments], stdout=file, stderr=file, env=_SHARING).returncode
   if code:
     raise ConfigError(f"{name} ended with code {code}; see {log}, then run the same command again")
 

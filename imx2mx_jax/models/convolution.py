@@ -24,7 +24,10 @@ SMALL = 36
 def convolution(
   x: Float[Array, "B h w C"], kernel: Float[Array, "i j C D"], stride: int, padding: Padding
 ) -> Float[Array, "B h2 w2 D"]:
-  """Convolves x with the kernel; no bias. float32 means float32 on accelerators too."""
+  """Convolves x with the kernel; no bias.
+
+  float32 means float32 on accelerators too, unless jax.default_matmul_precision says otherwise.
+  """
   if kernel.shape[:2] == (1, 1):
     return _matmul(x, kernel[0, 0])
   cells = x.shape[1] * x.shape[2] // stride**2
@@ -100,4 +103,6 @@ def _matmul(x: Array, y: Array) -> Array:
 
 
 def _precision(x: Array) -> jax.lax.Precision | None:
-  return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+  if x.dtype != jnp.float32 or jax.config.jax_default_matmul_precision:
+    return None
+  return jax.lax.Precision.HIGHEST

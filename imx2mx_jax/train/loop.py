@@ -59,12 +59,15 @@ class Given:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-  """What never changes. loss: of (networks, batch, key). ema: decay of the averaged params."""
+  """What never changes. loss: of (networks, batch, key). ema: decay of the averaged params.
+
+  optimizer: at a learning rate of 1, by which its updates are then multiplied: so one compiled
+  program serves trainings of any length.
+  """
 
   loss: Callable[[losses.Networks, losses.Batch, Key[Array, ""]], losses.Loss]
   graphdefs: Mapping[str, nnx.GraphDef]
   source: data.Source
-  rate: optim.LearningRate
   optimizer: optax.GradientTransformation
   ema: float
   mesh: Mesh
@@ -77,7 +80,12 @@ def initial_state(program: Program, params: Params) -> TrainState:
 
 
 def train_step(
-  program: Program, state: TrainState, given: Given, rows: Any, key: Key[Array, ""]
+  program: Program,
+  state: TrainState,
+  given: Given,
+  rows: Any,
+  lr: Float[Array, ""],
+  key: Key[Array, ""],
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
   """One step. key: the training's; everything random follows from it and the step's number."""
   for_batch, for_loss = jax.random.split(jax.random.fold_in(key, state.step))
@@ -91,6 +99,7 @@ def train_step(
   (loss, figures), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
   grads = _masked(grads, given.masks)
   updates, opt_state = program.optimizer.update(grads, state.opt_state, state.params)
+  updates = jax.tree.map(lambda x: lr * x, updates)
   params = optax.apply_updates(state.params, _masked(updates, given.masks))
   decay = jnp.minimum(program.ema, (1 + state.step) / (10 + state.step))
   ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), state.ema, params)
@@ -98,7 +107,6 @@ def train_step(
   grad_norm = optim.gradient_norm(opt_state)
   finite = jnp.isfinite(grad_norm)
   keep = functools.partial(jax.tree.map, functools.partial(jnp.where, finite))
-  lr = program.rate(state.step - state.skipped)
   new = TrainState(
     step=state.step + 1,
     params=keep(params, state.params),
@@ -114,12 +122,15 @@ def train_steps(
   state: TrainState,
   given: Given,
   rows: Any,
+  rates: Float[Array, " count"],
   key: Key[Array, ""],
-  count: int,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-  """`count` steps on the device and the means of their figures. rows: [count, B, ...] or None."""
-  step = lambda state, rows: train_step(program, state, given, rows, key)
-  state, figures = jax.lax.scan(step, state, rows, length=count)
+  """Steps on the device, one for each learning rate, and the means of their figures.
+
+  rows: [count, B, ...] or None.
+  """
+  step = lambda state, x: train_step(program, state, given, *x, key)
+  state, figures = jax.lax.scan(step, state, (rows, rates))
   return state, {name: x.mean() for name, x in figures.items()}
 
 
@@ -151,10 +162,15 @@ def train(run: TrainConfig, stop: terminal.Stop) -> epath.Path:
     raise ConfigError(
       f"--config.batch={run.batch}: it must be a multiple of the {jax.device_count()} devices"
     )
-  with TrainFolder(run) as folder, terminal.Iterations() as progress:
+  precision = None if run.dtype == "bfloat16" else run.dtype
+  with (
+    TrainFolder(run) as folder,
+    terminal.Iterations() as progress,
+    jax.default_matmul_precision(precision),
+  ):
     parts = networks.load(run)
     source = data.open_source(run, parts.tokenizer)
-    program = make_program(run, parts, source)
+    program, rate = make_program(run, parts, source), _rate(run)
     given = _placed(program.mesh, Given(parts.frozen, parts.masks, source.table))
     state = _state(program, parts, folder)
     folder.begin()
@@ -165,7 +181,8 @@ def train(run: TrainConfig, stop: terminal.Stop) -> epath.Path:
     sampler = samples.Sampler(run, program.graphdefs, source)
     for count, rows in data.prefetched(source, range(step, run.steps), run.log_every):
       started = time.monotonic()
-      state, means = compiled(state, given, _rows(program.mesh, rows), key, count)
+      rates = _placed(program.mesh, rate(np.arange(step, step + count)))
+      state, means = compiled(state, given, _rows(program.mesh, rows), rates, key)
       figures = {name: float(x) for name, x in means.items()}
       seconds = time.monotonic() - started
       step += count
@@ -190,26 +207,32 @@ def train(run: TrainConfig, stop: terminal.Stop) -> epath.Path:
         figures = lambda params=averaged: sampler(params, given.table)[0]
         export.write_models(run, parts, averaged, pathlib.Path(folder.path), figures)
       if stopping and step < run.steps:
+        folder.settle()
         stop.obeyed = bool(stop.heard)
         print("stopped; the same command goes on from here")
         break
+    folder.settle()
     return folder.path
 
 
 def make_program(run: TrainConfig, parts: networks.Parts, source: data.Source) -> Program:
   """What the steps of this training have in common."""
   o = run.optim
-  rate = optim.LearningRate.over(run.steps, peak=o.lr, final=o.final_lr, warmup=o.warmup)
+  one = optim.LearningRate(1.0, 1.0, warmup=0, decay=0, start=1.0)
   moments = {"b1": o.b1, "b2": o.b2, "eps": o.eps, "weight_decay": o.weight_decay}
   return Program(
     functools.partial(LOSSES[run.model], settings=run.loss),
     parts.graphdefs,
     source,
-    rate,
-    optim.optimizer(rate, clip_norm=o.clip, muon=o.muon, **moments),
+    optim.optimizer(one, clip_norm=o.clip, muon=o.muon, **moments),
     o.ema,
     jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
   )
+
+
+def _rate(run: TrainConfig) -> optim.LearningRate:
+  o = run.optim
+  return optim.LearningRate.over(run.steps, peak=o.lr, final=o.final_lr, warmup=o.warmup)
 
 
 class Compiled:
@@ -219,16 +242,24 @@ class Compiled:
     self._program = program
     self._calls: dict[int, Any] = {}
 
-  def __call__(self, state: TrainState, given: Given, rows: Any, key: Key[Array, ""], count: int):
+  def __call__(
+    self,
+    state: TrainState,
+    given: Given,
+    rows: Any,
+    rates: Float[Array, " count"],
+    key: Key[Array, ""],
+  ):
+    count = len(rates)
     if count not in self._calls:
       places = jax.tree.map(lambda x: x.sharding, state)
       function = jax.jit(
-        functools.partial(train_steps, self._program, count=count),
+        functools.partial(train_steps, self._program),
         donate_argnums=0,
         out_shardings=(places, NamedSharding(self._program.mesh, P())),
       )
-      self._calls[count] = function.lower(state, given, rows, key).compile()
-    return self._calls[count](state, given, rows, key)
+      self._calls[count] = function.lower(state, given, rows, rates, key).compile()
+    return self._calls[count](state, given, rows, rates, key)
 
 
 def _passes(every: int, step: int, count: int) -> bool:

@@ -72,7 +72,7 @@ def load(run: TrainConfig) -> Parts:
   Raises WeightsError for a folder that is not the right model or that does not fit the others,
   ConfigError for a shape, a size or a pattern that makes no sense.
   """
-  dtype = jnp.dtype(run.dtype)
+  dtype = jnp.dtype("float32" if run.dtype == "tensorfloat32" else run.dtype)
   name = TRAINED[run.model]
   frozen = _FROZEN[run.model]
   networks = {part: _read(_folder(run, part, field), part, dtype) for part, field in frozen.items()}

@@ -131,7 +131,7 @@ class TrainConfig:
   learns: str = ""  # regular expression of the parameters that learn, as vae/decoder/.*
   readout: bool = False  # noise passes to the output by weights that are set by hand and stay
   seed: int = 0  # of every random number of the training
-  dtype: str = ""  # of the arithmetic; "": float32 on CPUs, bfloat16 on GPUs and TPUs
+  dtype: str = ""  # of the arithmetic, or tensorfloat32; "": float32 on CPUs, else bfloat16
   steps: int = 10000  # in all
   batch: int = 32  # rows of a step, over all devices together
   minutes: float = 0.0  # after which it stops as on Ctrl-C; 0: no limit
@@ -221,7 +221,7 @@ def describe() -> str:
 _SHARE = base.between(0, 1)
 _CHECKS = {
   "seed": base.between(0, 2**31 - 1),
-  "dtype": base.choice("", "float32", "bfloat16"),
+  "dtype": base.choice("", "float32", "tensorfloat32", "bfloat16"),
   "stored": base.choice("float32", "float16"),
   "steps": COUNT,
   "batch": COUNT,
