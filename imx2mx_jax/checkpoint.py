@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,8 +24,31 @@ def save(folder: str | os.PathLike, arrays: Mapping[str, np.ndarray | jax.Array]
   Orbax copies and encodes all arrays at once: the call needs up to three times their size.
   Raises CheckpointError where the folder cannot be written (no space, no permission).
   """
-  with _one_voice(), ocp.StandardCheckpointer() as checkpointer:
+  begin(folder, arrays).wait()
+
+
+def begin(folder: str | os.PathLike, arrays: Mapping[str, np.ndarray | jax.Array]) -> "Saving":
+  """Has {path: array} written into a new folder, which appears when it is whole.
+
+  The arrays are copied before this returns: they may be given away to the next step. Raises
+  CheckpointError, as Saving.wait does.
+  """
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(_one_voice())
+    checkpointer = stack.enter_context(ocp.StandardCheckpointer())
     checkpointer.save(os.path.abspath(folder), dict(arrays))
+    return Saving(stack.pop_all())
+
+
+class Saving:
+  """A checkpoint that is being written in the background."""
+
+  def __init__(self, ends: contextlib.ExitStack):
+    self._ends = ends
+
+  def wait(self) -> None:
+    """Returns when it is written. Raises CheckpointError where it could not be."""
+    self._ends.close()
 
 
 def contents(folder: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
@@ -57,16 +81,38 @@ def _one_voice() -> Iterator[None]:
   flight complains, now or a moment later, that its event loop is closed. The exception that
   reaches us says it all.
   """
-  verbosity, hook = logging.get_verbosity(), sys.unraisablehook
-  logging.set_verbosity(logging.FATAL)
-  sys.unraisablehook = lambda event: (
-    None if "loop is closed" in str(event.exc_value) else hook(event)
-  )
   try:
-    yield
+    with _HUSH:
+      yield
   except Exception as error:  # Orbax and TensorStore raise plain Exception and ValueError
     raise CheckpointError(str(error).partition("\n")[0]) from error
-  else:
-    sys.unraisablehook = hook
-  finally:
-    logging.set_verbosity(verbosity)
+
+
+class _Hush:
+  """Keeps Orbax's threads silent from the first that enters to the last that leaves."""
+
+  def __init__(self):
+    self._inside = 0
+
+  def __enter__(self):
+    self._inside += 1
+    if self._inside > 1:
+      return
+    self._verbosity, self._hook = logging.get_verbosity(), sys.unraisablehook
+    logging.set_verbosity(logging.FATAL)
+    sys.unraisablehook = self._tell
+
+  def __exit__(self, failure: type | None, *_):
+    self._inside -= 1
+    if self._inside:
+      return
+    logging.set_verbosity(self._verbosity)
+    if failure is None:  # else complaints may still come
+      sys.unraisablehook = self._hook
+
+  def _tell(self, event: Any) -> None:
+    if "loop is closed" not in str(event.exc_value):
+      self._hook(event)
+
+
+_HUSH = _Hush()

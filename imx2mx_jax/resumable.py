@@ -19,25 +19,39 @@ _KEPT = 2  # states: the last one, and the one before for the case that the last
 class Resumable:
   """A folder in which each file appears whole and the last states lie under state/<steps>.
 
-  path: the folder. step: steps after which a state is saved. A subclass's `_writing` is the context
-  in which its files are written; it turns a failure into a sentence.
+  path: the folder. step: that of the last state that is saved. A subclass's `_writing` is the
+  context in which its files are written; it turns a failure into a sentence.
   """
 
   def __init__(self, path: epath.Path, save_every: int):
     self.path = path
     self.step = 0
     self._save_every = save_every
+    self._saving: tuple[int, checkpoint.Saving] | None = None
 
   def due(self, step: int) -> bool:
     """Whether the state after `step` steps should be saved."""
-    return step - self.step >= self._save_every
+    begun = self._saving[0] if self._saving else self.step
+    return step - begun >= self._save_every
 
   def save(self, step: int, state: Any) -> None:
-    """Saves the state after `step` steps; the oldest goes when this one is whole."""
+    """Begins to save the state after `step` steps; it may be given away when this returns.
+
+    A failure is told by the next `save` or `settle`.
+    """
+    self.settle()
     with self._writing():
       folder = self.path / STATE / str(step)
       folder.rmtree(missing_ok=True)  # a damaged one
-      checkpoint.save(folder, flat_tree(state))
+      self._saving = step, checkpoint.begin(folder, flat_tree(state))
+
+  def settle(self) -> None:
+    """Waits for the state that is being saved; the oldest goes when this one is whole."""
+    if self._saving is None:
+      return
+    (step, saving), self._saving = self._saving, None
+    with self._writing():
+      saving.wait()
       self.step = step
       kept = [one for one in self._steps() if one <= step][:_KEPT]
       for other in set(self._steps()) - set(kept):

@@ -123,8 +123,8 @@ def finished(run: RunConfig) -> bool:
 class RunFolder(Resumable):
   """Writes the folder of one run. Made by `opened`.
 
-  path: the folder, or a copy of one in a bucket. step: iterations after which a state is saved.
-  push: brings the copy's changes to the bucket.
+  path: the folder, or a copy of one in a bucket. step: iterations after which the last state was
+  saved. push: brings the copy's changes to the bucket.
   """
 
   def __init__(self, path: epath.Path, run: RunConfig, push: Callable[[], None]):
@@ -144,10 +144,12 @@ class RunFolder(Resumable):
       self._write(".writable", b"")
       (self.path / ".writable").unlink()
 
-  def save(self, step: int, state: Any) -> None:
-    """Saves the state after `step` iterations, also in the bucket where the folder is in one."""
-    super().save(step, state)
-    self._push()
+  def settle(self) -> None:
+    """Waits for the state that is being saved, in the bucket too where the folder is in one."""
+    saving = self._saving is not None
+    super().settle()
+    if saving:
+      self._push()
 
   def saved(
     self, scene: Scene, abstract_state: Callable[[], Any]
@@ -208,6 +210,7 @@ class RunFolder(Resumable):
     self, scene: Scene, images: UInt8[np.ndarray, "N H W 3"], params: Params, seconds: float
   ) -> None:
     """The result. params: of the personalised student; empty where there is none."""
+    self.settle()
     with self._writing():
       files = [f"{epath.Path(name).stem}.png" for name in scene.names]
       for file, image in zip(files, images, strict=True):
@@ -234,6 +237,8 @@ class RunFolder(Resumable):
 
   def close(self) -> None:
     """Closes the journal and lets others have the folder."""
+    with contextlib.suppress(RunFolderError):  # whoever closes without settling has failed already
+      self.settle()
     if self._journal:
       with contextlib.suppress(OSError):  # a full disk was reported when it was written to
         self._journal.close()

@@ -173,6 +173,7 @@ def _edit(
           if (lost or stopping or folder.due(event.step) or last) and event.sound():
             folder.save(event.step, event.state())
           if lost:
+            folder.settle()
             raise _diverged(folder, event)
         case edit.Snapshot():
           folder.picture(event.step, event.images)
@@ -180,6 +181,7 @@ def _edit(
           folder.finish(scene, event.images, event.params, time.monotonic() - began)
           return True
       if stopping:
+        folder.settle()
         stop.obeyed = True
         print("stopped; the same command goes on from here")
         return False

@@ -28,7 +28,7 @@ _ELSEWHERE = "choose another folder with --config.run_dir=..."
 
 
 class TrainFolder(Resumable):
-  """Writes the folder of one training. step: steps after which a state is saved."""
+  """Writes the folder of one training. step: that of the last state that is saved."""
 
   def __init__(self, run: TrainConfig):
     super().__init__(epath.Path(run.run_dir).expanduser(), run.save_every)
@@ -40,6 +40,8 @@ class TrainFolder(Resumable):
     return self
 
   def __exit__(self, *_):
+    with contextlib.suppress(RunFolderError):  # whoever leaves without settling has failed already
+      self.settle()
     if self._journal:
       self._journal.close()
 
