@@ -64,7 +64,7 @@ def table_1(runs: Mapping[str, tables.Metrics]) -> str:
     "| | Cons | Sim | Dir |",
     "|---|---:|---:|---:|",
     *(f"| {name} | {' | '.join(f'{x:.3f}' for x in row)} |" for name, row in TABLE_1.items()),
-    f"| these {max(counts, default=0)} edits | {' | '.join(told)} |",
+    f"| edits measured: {max(counts, default=0)} | {' | '.join(told)} |",
     "",
     f"In brackets: 95 % intervals. CLIP: {', '.join(models) or 'none'}; the paper's is ViT-L/14.",
   ]
@@ -82,7 +82,10 @@ def write(out: pathlib.Path) -> None:
 
 
 def _told(found: tables.Summary | None) -> str:
-  return f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})" if found else ""
+  if found is None:
+    return ""
+  interval = "" if found.low is None else f" ({found.low:.3f} to {found.high:.3f})"
+  return f"{found.mean:.3f}{interval}"
 
 
 def main(argv: Sequence[str]) -> int:

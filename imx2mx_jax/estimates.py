@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import psutil
 from jax.sharding import Mesh
 
-from imx2mx_jax import edit, flops, weights
+from imx2mx_jax import edit, flops, remote, weights
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import ConfigError, RunFolderError
 from imx2mx_jax.shapes import Params
@@ -24,6 +24,7 @@ PRESETS = ("default", "small", "smallest")
 SHARE = {"cpu": 0.3}
 """{platform: the share of a device's rate that an edit is assumed to reach}; 0.25 for others."""
 
+_OWN_LICENCE = "Apache-2.0"
 _PICTURES = 50e6  # bytes at least, for pictures, journal and report
 
 
@@ -90,11 +91,14 @@ def by_preset(run: RunConfig, views: int) -> str:
 
 
 def licences(run: RunConfig) -> Iterator[str]:
-  """A line for each of the run's models that asks something of its users."""
-  for kind, folder in edit.models_of(run).items():
+  """A line for each of the run's models, but for those under this project's own licence."""
+  models = edit.models_of(run)
+  if (remote.here(run.metric_clip) / weights.INFO).exists():
+    models |= {"metric_clip": run.metric_clip}
+  for kind, folder in models.items():
     info = weights.read_info(folder, kind)
-    if info.terms:
-      yield f"{kind} ({folder}): {info.licence}. {info.terms}"
+    if info.terms or info.licence != _OWN_LICENCE:
+      yield f"{kind} ({folder}): {info.licence}. {info.terms}".rstrip(" ")
 
 
 def duration(count: int, devices: Sequence[Any]) -> tuple[float, str]:

@@ -345,8 +345,11 @@ def _kinds(run: RunConfig) -> dict[str, str]:
 
 def _notice(run: RunConfig) -> str:
   parts = ["The pictures and weights in this folder were made with these models.\n"]
-  for name, kind in _kinds(run).items():
-    info = weights.read_info(flat_settings(run)[name], kind)
+  read = [(kind, flat_settings(run)[name]) for name, kind in _kinds(run).items()]
+  if (remote.here(run.metric_clip) / weights.INFO).exists():  # without it CLIP measures nothing
+    read.append(("metric_clip", run.metric_clip))
+  for kind, folder in read:
+    info = weights.read_info(folder, kind)
     parts.append(f"{kind}: {info.source}\nlicence: {info.licence}\n{info.terms}\n{info.notice}\n")
   return "\n".join(parts)
 

@@ -53,11 +53,13 @@ MAY_IMPORT = {
   "poses": {"colmap", "mapping", "scene", "scene_check", "terminal"},
   "depth": {"config", "pictures", "scene", "terminal"},
   "weights": {"checkpoint", "models", "remote"},
+  "report": {"config", "matches", "report", "scene", "sheets", "terminal"},
   "evaluate": {
     "evaluate",
     "masks",
     "metrics",
     "pictures",
+    "report",
     "scene",
     "sheets",
     "terminal",
@@ -91,7 +93,7 @@ MAY_IMPORT = {
     "tokenizer",
     "weights",
   },
-  "estimates": {"config", "edit", "flops", "terminal", "weights"},
+  "estimates": {"config", "edit", "flops", "remote", "terminal", "weights"},
   "journal": {"sheets"},
   "resumable": {"checkpoint"},
   "run_folder": {
@@ -107,7 +109,6 @@ MAY_IMPORT = {
     "sheets",
     "weights",
   },
-  "report": {"config", "matches", "report", "scene", "sheets", "terminal"},
   "session": {
     "colmap",
     "masks",

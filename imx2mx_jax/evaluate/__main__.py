@@ -5,7 +5,8 @@
 
 A run measures itself at its end; again is for captions that it did not have, a mask of what was to
 be edited, another CLIP, or a table of many runs. Without captions in the run's settings they are
-asked for. Exit codes: 0 done; 1 a mistake in what was given; 130 stopped.
+asked for. A report.html that is there is written anew. Exit codes: 0 done; 1 a mistake in what was
+given; 130 stopped.
 """
 
 import argparse
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _evaluate(given: argparse.Namespace) -> int:
   from imx2mx_jax.evaluate import measures, met3r, runs, tables  # seconds: --help does without
+  from imx2mx_jax.report import page
 
   opened = [runs.read(folder) for folder in given.folders]
   told = Captions(given.source_caption, given.edited_caption)
@@ -59,6 +61,8 @@ def _evaluate(given: argparse.Namespace) -> int:
     measured[run.name if run.name not in measured else str(run.path)] = metrics
     for name, reason in metrics["absent"].items():
       print(f"  no {name}: {reason}")
+    if (run.path / page.NAME).exists():
+      page.write(run.path)
   rich.console.Console().print(tables.for_terminal(measured))
   try:
     if given.out:

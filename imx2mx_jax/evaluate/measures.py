@@ -1,15 +1,16 @@
 """Measures a finished run and writes metrics.json into its folder.
 
     clip        model, sim, dir, cons, and the captions that they were measured with
-    epipolar    pairs (views, matches, median_sed, floor: pixels), passing and floor_passing: the
+    epipolar    pairs (views, matches, median_sed, floor: pixels), median and median_floor over
+                the pairs (null: most have too few matches left), passing and floor_passing: the
                 share of the pairs below 2, 4, 8 pixels
     warp        mean, floor: colour difference in [0, 1]; map: a picture of it
     background  psnr, ssim outside the region that changed; share: of the pixels, the region's
-    controls    {measure of consistency: what it says of pictures about which there is no doubt}
+    controls    {measure: what it says of pictures about which there is no doubt}
     absent      {measure: why it is not there}
 
 A floor is what the photographs themselves have. An epipolar or warp error that does not rank its
-controls on this scene is absent: it would not measure consistency.
+controls on this scene is absent: it would not measure consistency, which the others do not claim.
 """
 
 import dataclasses
@@ -55,13 +56,13 @@ _AS_THE_RUN_SAYS = Options()
 
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-  """A section of metrics.json, what the measure says of its controls, and whether it ranks them.
+  """A section of metrics.json, and whether the measure ranks its controls.
 
-  picture: what the section's "map" names.
+  judged: {measure: what it says of the controls}. picture: what the section's "map" names.
   """
 
   values: dict[str, Any]
-  judged: dict[str, float | None] = dataclasses.field(default_factory=dict)
+  judged: dict[str, dict[str, float | None]]
   ranks: bool = True
   picture: UInt8[np.ndarray, "H W 3"] | None = None
 
@@ -78,8 +79,7 @@ def measure(run: Run, options: Options = _AS_THE_RUN_SAYS) -> dict[str, Any]:
     except UserError as error:
       absent[name] = str(error)
       continue
-    if result.judged:
-      judged[name] = result.judged
+    judged |= result.judged
     if not result.ranks:
       absent[name] = "on this scene it does not tell the photographs from pictures that do not fit"
       continue
@@ -116,7 +116,11 @@ def _clip(run: Run, options: Options) -> _Measured:
     clip, words, sources, edited, told.source, told.edited
   )
   few = run.scene.images[: controls.MOST_VIEWS]
-  judged = controls.judged(lambda images: scores(few, images)["cons"], controls.control_views(few))
+  said = {name: scores(few, images) for name, images in controls.control_views(few).items()}
+  judged = {
+    f"clip.{score}": {name: values[score] for name, values in said.items()}
+    for score in ("cons", "sim", "dir")
+  }
   captions = {"source_caption": told.source, "edited_caption": told.edited}
   model = {"model": info.source.split("@")[0]}
   return _Measured(model | scores(run.scene.images, run.edited) | captions, judged)
@@ -138,10 +142,12 @@ def _epipolar(run: Run, options: Options) -> _Measured:
   judged = controls.judged(error, controls.control_views(scene.images[few]))
   values = {
     "pairs": [dataclasses.asdict(pair) for pair in pairs],
+    "median": epipolar.median_error(pairs),
+    "median_floor": epipolar.median_floor(pairs),
     "passing": epipolar.passing(pairs),
     "floor_passing": epipolar.floor_passing(pairs),
   }
-  return _Measured(values, judged, controls.errors_rank(judged))
+  return _Measured(values, {"epipolar": judged}, controls.errors_rank(judged))
 
 
 def _warp(run: Run, options: Options) -> _Measured:
@@ -158,7 +164,8 @@ def _warp(run: Run, options: Options) -> _Measured:
   few = scene.images[: controls.MOST_VIEWS]
   judged = controls.judged(lambda images: error(images).mean, controls.control_views(few))
   values = {"mean": found.mean, "floor": floor.mean, "map": WARP_MAP}
-  return _Measured(values, judged, controls.errors_rank(judged), _heat(run.edited, found.maps))
+  ranks, heat = controls.errors_rank(judged), _heat(run.edited, found.maps)
+  return _Measured(values, {"warp": judged}, ranks, heat)
 
 
 def _background(run: Run, options: Options) -> _Measured:
@@ -168,8 +175,15 @@ def _background(run: Run, options: Options) -> _Measured:
     region = background.changed(run.scene.images, run.edited)
   found = background.background(run.scene.images, run.edited, region)
   if found is None:
-    raise NotMeasured("all of the pictures was edited: there is no background")
-  return _Measured(dataclasses.asdict(found))
+    raise NotMeasured("the pictures changed everywhere: there is no background")
+  few = run.scene.images[: controls.MOST_VIEWS]
+
+  def psnr(images: Float[np.ndarray, "N H W 3"]) -> float | None:
+    kept = background.background(few, images, region[: len(few)])
+    return kept and kept.psnr
+
+  judged = controls.judged(psnr, controls.control_views(few))
+  return _Measured(dataclasses.asdict(found), {"background": judged})
 
 
 _MEASURES: Mapping[str, Callable[[Run, Options], _Measured]] = {

@@ -8,12 +8,15 @@ from typing import Any
 from etils import epath
 from PIL import Image
 
-from imx2mx_jax import pictures
+from imx2mx_jax import pictures, sheets
 from imx2mx_jax.errors import RunFolderError
 from imx2mx_jax.scene import Scene, load_scene
 from imx2mx_jax.shapes import Float, np
 
 METRICS = "metrics.json"
+
+_SAME = 8
+"""Of 255: the mean difference up to which two pictures are one, resized twice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,23 @@ def read(folder: epath.PathLike) -> Run:
     size=edited.shape[1:3],
     **_reading(settings),
   )
+  _refuse_other_photographs(path, scene)
   return Run(path, settings, scene, pictures.from_8_bits(edited))
+
+
+def _refuse_other_photographs(path: epath.Path, scene: Scene) -> None:
+  """Refuses a scene whose pictures are not those above the edits in grid.png."""
+  file = path / "grid.png"
+  if not file.exists():
+    return
+  were, _ = sheets.split_grid(_picture(file), len(scene.names))
+  now, _ = sheets.split_grid(sheets.grid(pictures.to_uint8(scene.images), were), len(were))
+  differ = np.abs(now.astype(np.float32) - were).mean(axis=(1, 2, 3)) > _SAME
+  if differ.any():
+    raise RunFolderError(
+      f"{scene.path}: {scene.names[int(differ.argmax())]} is not the picture any more that was "
+      f"edited (see {file}); put the scene back as it was, or run the edit again"
+    )
 
 
 def captions(run: Run) -> Captions:
@@ -89,7 +108,10 @@ def _reading(settings: Mapping[str, Any]) -> dict[str, bool]:
 
 def _measured_with(run: Run) -> Captions:
   file = run.path / METRICS
-  clip = json.loads(file.read_text()).get("clip", {}) if file.exists() else {}
+  try:
+    clip = json.loads(file.read_text()).get("clip", {}) if file.exists() else {}
+  except ValueError:  # damaged; this measurement will replace it
+    clip = {}
   return Captions(clip.get("source_caption", ""), clip.get("edited_caption", ""))
 
 

@@ -1,7 +1,7 @@
 """A table over runs, with means and bootstrap intervals, for READMEs, programs and terminals.
 
 An interval holds the mean with 95 % confidence, as far as these runs are drawn at random: it is of
-means of runs drawn again from them.
+means of runs drawn again from them. Fewer than FEWEST have none.
 """
 
 import csv
@@ -14,6 +14,9 @@ from typing import Any
 import rich.table
 
 from imx2mx_jax.shapes import Float, np
+
+FEWEST = 3
+"""Runs, below which they say nothing of their mean's uncertainty."""
 
 _RESAMPLED = 10_000
 _SIDE_BY_SIDE = 4  # runs in a terminal
@@ -43,13 +46,19 @@ COLUMNS = (
 )
 
 
+_PLACES = tuple(at for column in COLUMNS for at in (column.at, column.floor) if at)
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """The mean of a column over the runs that have it, and its 95 % interval."""
+  """The mean of a column over the runs that have it, and its 95 % interval.
+
+  low, high: None where the runs are too few.
+  """
 
   mean: float
-  low: float
-  high: float
+  low: float | None
+  high: float | None
   runs: int
 
 
@@ -61,14 +70,15 @@ def summary(values: Sequence[float | None]) -> Summary | None:
   known = np.array([value for value in values if value is not None], np.float64)
   if not len(known):
     return None
-  means = _resampled_means(known)
-  low, high = np.quantile(means, [0.025, 0.975])
-  return Summary(float(known.mean()), float(low), float(high), len(known))
+  low = high = None
+  if len(known) >= FEWEST:
+    low, high = np.quantile(_resampled_means(known), [0.025, 0.975]).tolist()
+  return Summary(float(known.mean()), low, high, len(known))
 
 
 def summaries(metrics: Sequence[Metrics]) -> dict[str, Summary]:
-  """{column's place in metrics.json: its summary}, of the columns that some run has."""
-  found = {column.at: summary([look_up(one, column.at) for one in metrics]) for column in COLUMNS}
+  """{place in metrics.json: its summary}, of the columns and floors that some run has."""
+  found = {at: summary([look_up(one, at) for one in metrics]) for at in _PLACES}
   return {at: one for at, one in found.items() if one is not None}
 
 
@@ -86,7 +96,7 @@ def rows(runs: Mapping[str, Metrics]) -> tuple[list[str], list[list[str]]]:
   columns = [column for column in COLUMNS if column.at in means]
   lines = [[name, *(_cell(metrics, one) for one in columns)] for name, metrics in runs.items()]
   if len(runs) > 1:
-    lines.append([f"mean of {len(runs)}", *(_told(one, means[one.at].mean) for one in columns)])
+    lines.append([f"mean of {len(runs)}", *(_mean(one, means, len(runs)) for one in columns)])
     lines.append(["95 % interval", *(_interval(one, means[one.at]) for one in columns)])
   return ["run", *(column.name for column in columns)], lines
 
@@ -99,13 +109,15 @@ def markdown(runs: Mapping[str, Metrics]) -> str:
 
 
 def comma_separated(runs: Mapping[str, Metrics]) -> str:
-  """The runs' numbers as they are, floors in columns of their own."""
-  at = [place for column in COLUMNS for place in (column.at, column.floor) if place]
+  """The runs' numbers as they are, floors in columns of their own, then what `Summary` has."""
+  means = summaries(list(runs.values()))
   stream = io.StringIO()
   writer = csv.writer(stream, lineterminator="\n")
-  writer.writerow(["run", *at])
+  writer.writerow(["run", *_PLACES])
   for name, metrics in runs.items():
-    writer.writerow([name, *(look_up(metrics, place) for place in at)])
+    writer.writerow([name, *(look_up(metrics, place) for place in _PLACES)])
+  for field in dataclasses.fields(Summary):
+    writer.writerow([field.name, *(getattr(means.get(at), field.name, None) for at in _PLACES)])
   return stream.getvalue()
 
 
@@ -143,5 +155,14 @@ def _told(column: Column, value: float | None) -> str:
   return "" if value is None else column.form.format(value)
 
 
+def _mean(column: Column, means: Mapping[str, Summary], runs: int) -> str:
+  """With the floor's mean, and how many runs it is of where not all have the measure."""
+  found, floor = means[column.at], means.get(column.floor)
+  told = _told(column, found.mean) + (f" ({_told(column, floor.mean)})" if floor else "")
+  return told if found.runs == runs else f"{told}, of {found.runs}"
+
+
 def _interval(column: Column, found: Summary) -> str:
+  if found.low is None:
+    return ""
   return f"{_told(column, found.low)} to {_told(column, found.high)}"

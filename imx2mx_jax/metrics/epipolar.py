@@ -85,6 +85,11 @@ def median_error(pairs: list[Pair]) -> float:
   return float(np.median(errors))
 
 
+def median_floor(pairs: list[Pair]) -> float:
+  """The same of the photographs."""
+  return float(np.median([pair.floor for pair in pairs]))
+
+
 def passing(pairs: list[Pair]) -> dict[int, float]:
   """{threshold in pixels: share of the pairs of edited views that pass}."""
   return {pixels: float(np.mean([pair.passes(pixels) for pair in pairs])) for pixels in THRESHOLDS}

@@ -2,20 +2,23 @@
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-  """One line of the table. at, floor: where metrics.json has it, its keys joined by dots."""
+  """One line of the table. at, floor: where metrics.json has it, its keys joined by dots.
+
+  lost: what to say where it was measured and there is no number.
+  """
 
   name: str
   at: str
   meaning: str
   floor: str = ""
   form: str = "{:.3f}"
+  lost: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ _PASSING = tuple(
   Measure(
     f"Pairs within {pixels} px",
     f"epipolar.passing.{pixels}",
-    f"Share of the pairs of views whose epipolar error is below {pixels} pixels.",
+    f"Share of the pairs of views that still have ten matches, and an error below {pixels} pixels.",
     f"epipolar.floor_passing.{pixels}",
     "{:.0%}",
   )
@@ -65,18 +68,21 @@ MEASURES = (
     "How well the edited views fit the caption of the edited scene, as CLIP sees it.",
   ),
   Measure(
-    "Alike in all views",
+    "Changed alike",
     "clip.cons",
     "Whether the differences between views stayed what they were, as CLIP sees them, at most 1; "
-    "with a low direction it means that nothing was edited. It knows nothing of geometry.",
+    "with a low direction it means that nothing was edited. It knows nothing of geometry and does "
+    "not tell consistent views from others.",
   ),
   Measure(
     "Epipolar error",
     "epipolar.median",
     "How far points that two edited views share lie from where the cameras allow them, the median "
-    "over pairs; at the floor the edits fit the cameras as well as the photographs do.",
+    "over the pairs that match as photographs, those that lost their matches being the worst; at "
+    "the floor the edits fit the cameras as well as the photographs do.",
     "epipolar.median_floor",
     "{:.2f} px",
+    "too few matches",
   ),
   *_PASSING,
   Measure(
@@ -91,7 +97,8 @@ MEASURES = (
     "Background kept, PSNR",
     "background.psnr",
     "How equal photograph and edit are where nothing should have changed; above 30 dB one hardly "
-    "sees a difference.",
+    "sees a difference. Without a mask that is where they differ by less than a tenth of the "
+    "range: read it with the share that changed.",
     form="{:.1f} dB",
   ),
   Measure(
@@ -113,10 +120,9 @@ def lines(metrics: Sequence[Mapping[str, Any]]) -> list[Line]:
 
   The floor is of the scene, so any run's.
   """
-  metrics = [_with_medians(one) for one in metrics]
   found = []
   for measure in MEASURES:
-    values = tuple(_text(one, measure.at, measure.form) for one in metrics)
+    values = tuple(_text(one, measure.at, measure.form, measure.lost) for one in metrics)
     floors = [_text(one, measure.floor, measure.form) for one in metrics]
     if any(values):
       found.append(Line(measure.name, measure.meaning, values, next(filter(None, floors), "")))
@@ -133,23 +139,14 @@ def pairs(metrics: Mapping[str, Any]) -> list[Pair]:
   return sorted(found, key=lost, reverse=True)
 
 
-def _with_medians(metrics: Mapping[str, Any]) -> dict[str, Any]:
-  measured = [pair for pair in pairs(metrics) if pair.error is not None]
-  if not measured:
-    return dict(metrics)
-  medians = {
-    "median": statistics.median(pair.error for pair in measured),
-    "median_floor": statistics.median(pair.floor for pair in measured),
-  }
-  return {**metrics, "epipolar": {**metrics["epipolar"], **medians}}
-
-
 def _finite(value: float | None) -> float | None:
   return value if value is not None and math.isfinite(value) else None
 
 
-def _text(metrics: Mapping[str, Any], at: str, form: str) -> str:
-  value = metrics
+def _text(metrics: Mapping[str, Any], at: str, form: str, lost: str = "") -> str:
+  value: Any = metrics
   for key in filter(None, at.split(".")):
-    value = value.get(key) if isinstance(value, Mapping) else None
-  return form.format(value) if isinstance(value, int | float) else ""
+    if not isinstance(value, Mapping) or key not in value:
+      return ""
+    value = value[key]
+  return form.format(value) if isinstance(value, int | float) else lost

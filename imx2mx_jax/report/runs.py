@@ -74,7 +74,7 @@ def _read(path: epath.Path) -> Run:
   names = tuple(config["names"])
   sources, _ = sheets.split_grid(_picture(path / "grid.png"), len(names))
   rows = [json.loads(line) for line in _optional(path / "metrics.jsonl").splitlines()]
-  metrics = json.loads(_optional(path / "metrics.json") or "{}")
+  metrics = _measured(path)
   return Run(
     path=path,
     settings=config["settings"],
@@ -91,6 +91,16 @@ def _read(path: epath.Path) -> Run:
     notice=(path / "NOTICE").read_text(),
     videos={str(file.relative_to(path)): file.read_bytes() for file in _videos(path)},
   )
+
+
+def _measured(path: epath.Path) -> dict[str, Any]:
+  file = path / "metrics.json"
+  try:
+    return json.loads(_optional(file) or "{}")
+  except ValueError as error:
+    raise ReportError(
+      f"{file} is damaged ({error}); python -m imx2mx_jax.evaluate {path} writes it anew"
+    ) from error
 
 
 def _optional(file: epath.Path) -> bytes:

@@ -119,7 +119,7 @@ def test_the_settings_are_kept_with_their_provenance(finished):
 
 def test_the_notice_names_every_models_licence(finished):
   notice = (finished.folder / "NOTICE").read_text()
-  for kind in ("teacher", "student", "student_vae", "image_encoder"):
+  for kind in ("teacher", "student", "student_vae", "image_encoder", "metric_clip"):
     info = weights.read_info(support.MICRO / "bundled" / kind, kind)
     assert f"{kind}: {info.source}\nlicence: {info.licence}" in notice
     assert info.notice in notice

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imx2mx_jax import sheets
 from tests.evaluate.support import CLIP, NAMES, SCENE, SIZE, evaluated, finished, metrics, views
 
 TRUTH = views(SCENE / "edited" / "make-it-sunset")
@@ -48,9 +49,9 @@ def test_what_is_missing_says_why(truth):
 
 def test_the_controls_are_told(truth):
   judged = metrics(truth)["controls"]
-  assert set(judged) == {"clip", "warp"}
+  assert set(judged) == {"clip.cons", "clip.sim", "clip.dir", "warp"}
   assert judged["warp"]["photographs"] < judged["warp"]["identical views"] < judged["warp"]["noise"]
-  assert judged["clip"]["photographs"] == 1
+  assert judged["clip.cons"]["photographs"] == 1
 
 
 def test_inconsistent_views_are_worse_than_the_truth(truth, tmp_path):
@@ -94,6 +95,8 @@ def test_a_mask_says_what_the_background_is(tmp_path):
   assert found == metrics(own)["background"]
   assert found["share"] == pytest.approx(0.5)
   assert found["psnr"] > 45
+  judged = metrics(asked)["controls"]["background"]
+  assert judged["photographs"] == 99 and judged["noise"] < 12
   assert found["ssim"] > 0.99
 
 
@@ -136,10 +139,34 @@ def test_a_table_over_runs_is_written_three_times(truth, tmp_path, capsys):
   ]
   rows = list(csv.DictReader((tmp_path / "tables" / "all.csv").read_text().splitlines()))
   values = [metrics(folder)["warp"]["mean"] for folder in (truth, other)]
-  assert [float(row["warp.mean"]) for row in rows] == values
+  assert [float(row["warp.mean"]) for row in rows[:2]] == values
   summed = json.loads((tmp_path / "tables" / "all.json").read_text())["summary"]["warp.mean"]
   assert summed["mean"] == pytest.approx(np.mean(values))
-  assert summed["low"] == min(values) and summed["high"] == max(values)
+  assert summed["low"] is None and summed["high"] is None  # two runs are too few to tell
+  assert [row["run"] for row in rows[2:]] == ["mean", "low", "high", "runs"]
+  assert float(rows[2]["warp.mean"]) == pytest.approx(np.mean(values))
+  assert float(rows[2]["warp.floor"]) == pytest.approx(metrics(truth)["warp"]["floor"])
+  assert rows[5]["warp.mean"] == "2"
+
+
+def test_photographs_that_are_not_those_that_were_edited_are_refused(tmp_path, capsys):
+  folder = finished(tmp_path / "run", TRUTH)
+  sources = views(SCENE / "images")
+  Image.fromarray(sheets.grid(sources, TRUTH)).save(folder / "grid.png")
+  assert evaluated(folder) == 0
+  sources[2] = 255 - sources[2]
+  Image.fromarray(sheets.grid(sources, TRUTH)).save(folder / "grid.png")
+  capsys.readouterr()
+  assert evaluated(folder) == 1
+  error = capsys.readouterr().err
+  assert f"{NAMES[2]} is not the picture any more" in error and error.count("\n") == 1
+
+
+def test_a_damaged_measurement_is_replaced(tmp_path):
+  folder = finished(tmp_path / "run", TRUTH)
+  (folder / "metrics.json").write_text("{")
+  assert evaluated(folder, CLIP) == 0
+  assert "warp" in metrics(folder)
 
 
 def test_pairs_for_met3r_have_its_layout(truth, tmp_path, capsys):

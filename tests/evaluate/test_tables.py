@@ -39,6 +39,17 @@ def test_one_run_has_no_mean():
   assert len(tables.rows({"a": run(0.25)})[1]) == 1
 
 
+def test_a_mean_of_some_runs_says_of_how_many():
+  _, lines = tables.rows({"a": run(0.25), "b": run(0.75), "c": run(0.5), "d": {}})
+  assert lines[-2] == ["mean of 4", "0.500, of 3", "0.0500 (0.0100), of 3"]
+  assert " to " in lines[-1][1]
+
+
+def test_few_runs_have_no_interval():
+  _, lines = tables.rows({"a": run(0.25), "b": run(0.75)})
+  assert lines[-2:] == [["mean of 2", "0.500", "0.0500 (0.0100)"], ["95 % interval", "", ""]]
+
+
 def test_the_terminals_table_fits_into_80_columns():
   shares = {"2": 0.5, "4": 1.0, "8": 1.0}
   metrics = run(0.25) | {"epipolar": {"passing": shares, "floor_passing": shares}}
@@ -48,4 +59,4 @@ def test_the_terminals_table_fits_into_80_columns():
     console.print(tables.for_terminal(runs))
     text = console.export_text()
     assert "…" not in text
-    assert text.count("0.50") == {1: 2, 4: 2 * 4 + 3, 30: 3}[count]  # values, floors, summary
+    assert text.count("0.50") == {1: 2, 4: 2 * 4 + 4, 30: 4}[count]  # values, floors, summary

@@ -16,6 +16,8 @@ METRICS = {
       {"views": [0, 2], "matches": 30, "median_sed": 3.75, "floor": 0.5},
       {"views": [1, 2], "matches": 0, "median_sed": None, "floor": 0.75},
     ],
+    "median": 3.75,
+    "median_floor": 0.75,
     "passing": {"2": 0.5, "4": 1.0, "8": 1.0},
     "floor_passing": {"2": 1.0, "4": 1.0, "8": 1.0},
   },

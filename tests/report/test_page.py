@@ -64,9 +64,15 @@ def test_what_a_user_wrote_is_text_and_not_html(tmp_path):
 def test_each_measure_stands_with_its_floor_and_its_meaning(tmp_path):
   text = words(page.render(runs.read(support.write(tmp_path))))
   assert re.search(r"Direction of the edit Whether .+? 0\.125 \W Fit", text)
-  assert re.search(r"Epipolar error How far .+? 2\.50 px 0\.75 px", text)
+  assert re.search(r"Epipolar error How far .+? 3\.75 px 0\.75 px", text)
   assert re.search(r"Pairs within 2 px Share .+? 50% 100%", text)
   assert re.search(r"Warp error Difference .+? 0\.0400 0\.0100", text)
+
+
+def test_an_epipolar_error_without_matches_says_so(tmp_path):
+  lost = {"epipolar": support.METRICS["epipolar"] | {"median": None}}
+  text = words(page.render(runs.read(support.write(tmp_path, metrics=lost))))
+  assert re.search(r"Epipolar error How far .+? too few matches 0\.75 px", text)
 
 
 def test_measures_that_are_absent_say_why_and_nothing_is_made_up(tmp_path):
