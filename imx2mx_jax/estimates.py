@@ -16,6 +16,7 @@ from imx2mx_jax import edit, flops, remote, weights
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import ConfigError, RunFolderError
 from imx2mx_jax.shapes import Params
+from imx2mx_jax.terminal import duration as clock
 from imx2mx_jax.terminal import gigabytes
 
 PRESETS = ("default", "small", "smallest")
@@ -24,6 +25,8 @@ PRESETS = ("default", "small", "smallest")
 SHARE = {"cpu": 0.3}
 """{platform: the share of a device's rate that an edit is assumed to reach}; 0.25 for others."""
 
+_BRANCHES = {"instruct_pix2pix": 3, "controlnet": 2}  # of guidance
+_LARGE = 400e6  # bytes of a teacher, from which on an edit takes long
 _OWN_LICENCE = "Apache-2.0"
 _PICTURES = 50e6  # bytes at least, for pictures, journal and report
 
@@ -78,7 +81,57 @@ def check(run: RunConfig, views: int, mesh: Mesh | None = None) -> Iterator[str]
     f"it holds at least {gigabytes(held)} of this {device.device_kind}'s {gigabytes(limit)} and "
     f"writes up to {gigabytes(wanted.disk)} to {run.run_dir}"
   )
+  if _is_long(run):
+    yield _time(run, views)
   yield from licences(run)
+
+
+def _is_long(run: RunConfig) -> bool:
+  """Whether it is worth the seconds to count what an edit takes before it begins."""
+  if run.preview or run.teacher.kind not in _BRANCHES:
+    return False
+  return _bytes(edit.load_models(run, load=weights.described).unet.params) >= _LARGE
+
+
+def _time(run: RunConfig, views: int) -> str:
+  count, devices = operations(run, views), edit.make_mesh(run).devices.ravel().tolist()
+  seconds, assumed = duration(count, devices)
+  counted = f"{count / 1e15:.3g} PFLOP, {assumed}"
+  return f"it takes about {clock(seconds)} ({counted}) and what compiling takes"
+
+
+def operations(run: RunConfig, views: int) -> int:
+  """Of the networks in an edit of so many views: its reference and its iterations.
+
+  A teacher alone: its steps. A student's own sampling, a ControlNet and autoencoders are left out.
+  """
+  models = edit.load_models(run, load=weights.described)
+  blank = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  shapes = {
+    k: v.shape for k, v in weights.read_info(run.teacher.weights, "teacher").networks.items()
+  }
+  unet, text, grid = shapes["unet"], shapes["text_encoder"], shapes["vae"].grid(run.teacher.hw)
+  row = _BRANCHES[run.teacher.kind] * flops.count(
+    lambda net, *x: net(*x),
+    models.unet,
+    blank(1, *grid, unet.in_channels),
+    blank(),
+    blank(1, text.positions, text.width),
+  )
+  sampling = run.teacher.steps * row
+  if run.teacher_alone:
+    return views * sampling
+  seva = weights.read_info(run.student.weights, "student").networks["seva"].shape
+  cells, frames = models.student_vae.module.shape.grid(run.student.hw), views + 1
+  student = flops.count(
+    lambda net, *x: net(*x, frames=frames),
+    models.student,
+    blank(frames, *cells, seva.in_channels),
+    blank(frames),
+    blank(frames, 1, seva.context_width),
+    blank(frames, *cells, seva.dense_channels),
+  )
+  return sampling + edit.total_iterations(run) * flops.of_iteration(student, views * row)
 
 
 def by_preset(run: RunConfig, views: int) -> str:

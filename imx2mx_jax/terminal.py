@@ -97,7 +97,7 @@ class Iterations:
       self._bar = rich.progress.Progress(*columns, transient=True)
       self._bar.add_task("compiling", total=total, completed=done)
       self._bar.start()
-    else:
+    elif total > done:
       print(f"{self._name}compiling; {total - done} iterations to go", flush=True)
 
   def compiled(self, seconds: float, held: str) -> None:

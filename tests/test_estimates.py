@@ -77,6 +77,26 @@ def test_folders_elsewhere_are_not_measured(run, monkeypatch):
   list(estimates.check(dataclasses.replace(run, run_dir="gs://bucket/run"), 2))
 
 
+def test_the_operations_are_those_of_what_is_then_traced(run):
+  longer = dataclasses.replace(
+    run, distill=dataclasses.replace(run.distill, iterations=run.distill.iterations + 1)
+  )
+  more = edit.total_iterations(longer) - edit.total_iterations(run)
+  counted = estimates.operations(longer, 2) - estimates.operations(run, 2)
+  scene = load_scene(run.scene.path, run.scene.frames, size=run.student.size)
+  events = edit.edit(run, scene, edit.load_models(run), None)
+  traced = next(event for event in events if isinstance(event, edit.Traced))
+  assert counted / more == pytest.approx(traced.flops, rel=0.03)
+
+
+def test_a_long_edit_tells_its_time_before_it_begins(run, monkeypatch):
+  told = lambda: [line for line in estimates.check(run, 2) if line.startswith("it takes about ")]
+  assert told() == []
+  monkeypatch.setattr(estimates, "_LARGE", 0)
+  (line,) = told()
+  assert "PFLOP" in line and "compiling" in line
+
+
 def test_licences_that_ask_something_are_told_in_a_line_each(run, tmp_path):
   assert list(estimates.licences(run)) == []  # of the bundled models
   folder = tmp_path / "teacher"
