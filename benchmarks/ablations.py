@@ -12,7 +12,8 @@ seeds two and one. OUT gets
     cases.jsonl                  a line for each finished edit; the same command goes on after it
     pictures/CASE/ROW.png        the views, side by side
     ablations.md, .csv, .json    means, differences from the full method, 95 % intervals: of all
-                                 instructions, of the definite ones, of the ambiguous ones
+                                 instructions, of the definite ones, of the ambiguous ones; the
+                                 paper's Table 3 beside these rows' CLIP trio
     ablations.png                the first case, a line of views for each row
 
 All pictures are compared at the teacher's size, the smaller one, by
@@ -84,6 +85,16 @@ EDITS: dict[str, dict[str, Any]] = {  # row: what it sets
   "averaged student": {"distill.average": 0.9},
   "polished .2": {"output.polish": 0.2},
   "polished .4": {"output.polish": 0.4},
+}
+TABLE_3 = {  # the paper's: Cons, Sim, Dir
+  "student only": (0.014, 0.212, 0.161),
+  "teacher only": (0.228, 0.252, 0.184),
+  "source reference": (0.326, 0.264, 0.174),
+  "learned mapping": (0.287, 0.259, 0.180),
+  "uniform t": (0.363, 0.260, 0.146),
+  "matched t": (0.435, 0.231, 0.107),
+  "no RCVAttn": (0.230, 0.260, 0.175),
+  FULL: (0.337, 0.263, 0.178),
 }
 CONTROLS = ("unedited", "truth")
 ROWS = (*CONTROLS, *EDITS)
@@ -322,7 +333,8 @@ def _interval(prefix: str, values: Mapping[tuple[str, str, int], float]) -> dict
   names = sorted({scene for scene, *_ in values})
   means = [float(np.mean([v for c, v in values.items() if c[0] == name])) for name in names]
   found = tables.summary(means)
-  return {f"{prefix}{name}": round(getattr(found, name), 5) for name in ("mean", "low", "high")}
+  told = {f"{prefix}{name}": getattr(found, name) for name in ("mean", "low", "high")}
+  return {name: round(value, 5) for name, value in told.items() if value is not None}
 
 
 def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -352,10 +364,22 @@ def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
 def _cell(entry: Mapping[str, Any], prefix: str) -> str:
   if f"{prefix}mean" not in entry:
     return ""
-  digits = 2 if entry["measure"] == "psnr" else 3
-  sign = "+" if prefix else ""
-  mean, low, high = (entry[f"{prefix}{name}"] for name in ("mean", "low", "high"))
-  return f"{mean:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+  form = f"{{:{'+' if prefix else ''}.{2 if entry['measure'] == 'psnr' else 3}f}}"
+  told = form.format(entry[f"{prefix}mean"])
+  if f"{prefix}low" not in entry:  # of too few scenes
+    return told
+  return f"{told} [{form.format(entry[f'{prefix}low'])}, {form.format(entry[f'{prefix}high'])}]"
+
+
+def table_3(lines: Sequence[Mapping[str, Any]]) -> str:
+  """These rows' CLIP trio beside the paper's, which is of six real edits and of ViT-L/14."""
+  found = {(entry["row"], entry["measure"]): entry for entry in summary(lines)}
+  table = ["| | Cons | Sim | Dir | paper's Cons | Sim | Dir |", f"|---|{'---:|' * 6}"]
+  for row, paper in TABLE_3.items():
+    entries = [found.get((row, measure), {}) for measure in ("cons", "sim", "dir")]
+    ours = [f"{entry['mean']:.3f}" if "mean" in entry else "" for entry in entries]
+    table.append(f"| {' | '.join([row, *ours, *(f'{value:.3f}' for value in paper)])} |")
+  return "\n".join(table) + "\n"
 
 
 def write_tables(out: pathlib.Path, lines: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -367,6 +391,7 @@ def write_tables(out: pathlib.Path, lines: Sequence[Mapping[str, Any]], title: s
   }
   entries = [{"of": name} | entry for name, part in groups.items() for entry in summary(part)]
   parts = [f"## {name.capitalize()} instructions\n\n{markdown(x)}" for name, x in groups.items()]
+  parts.append(f"## The paper's Table 3\n\n{table_3(lines)}")
   (out / "ablations.md").write_text("\n".join([f"# Ablations\n\n{title}\n", *parts]))
   seconds = {row: [line["seconds"] for line in lines if line["row"] == row] for row in ROWS}
   medians = {row: float(np.median(taken)) for row, taken in seconds.items() if taken}

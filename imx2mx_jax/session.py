@@ -229,6 +229,8 @@ def _measure(folder: epath.Path) -> None:
     print(f"the edit was not measured ({type(error).__name__}: {error}); {again} tries again")
     return
   rich.console.Console().print(tables.for_terminal({run.name: metrics}))
+  for name, reason in metrics["absent"].items():
+    print(f"  no {name}: {reason}")
 
 
 def _report(folder: epath.Path) -> None:

@@ -174,25 +174,39 @@ KNOWN = [
   case("full", "b", 0, 0.4),
   *(case("uniform t", "a", seed, warp) for seed, warp in enumerate((0.15, 0.35, 0.9))),
   case("uniform t", "b", 0, 0.45),
+  case("full", "c", 0, 0.3),
+  case("uniform t", "c", 0, 0.35),
 ]
 
 
 def test_intervals_are_of_scenes_and_differences_of_shared_cases():
   full, uniform = ablations.summary(KNOWN)
   assert full == {
-    "row": "full", "measure": "warp", "cases": 3, "mean": 0.3, "low": 0.2, "high": 0.4
+    "row": "full", "measure": "warp", "cases": 4, "mean": 0.3, "low": 0.2, "high": 0.4
   }  # fmt: skip
-  assert uniform["cases"] == 4
-  assert uniform["mean"] == pytest.approx((np.mean([0.15, 0.35, 0.9]) + 0.45) / 2, abs=1e-5)
+  assert uniform["cases"] == 5
+  wanted = (np.mean([0.15, 0.35, 0.9]) + 0.45 + 0.35) / 3
+  assert uniform["mean"] == pytest.approx(wanted, abs=1e-5)
   differences = [uniform[f"difference_{name}"] for name in ("mean", "low", "high")]
   assert differences == pytest.approx([0.05] * 3)
 
 
 def test_the_printed_table_has_means_then_differences():
   means, differences = ablations.markdown(KNOWN).split("### ")[1:]
-  assert "| full |  |  |  | 0.300 [0.200, 0.400] |  |  |  | 3 | 1.5 |" in means
+  assert "| full |  |  |  | 0.300 [0.200, 0.400] |  |  |  | 4 | 1.5 |" in means
   assert "| uniform t |  |  |  | +0.050 [+0.050, +0.050] |  |  |  |" in differences
   assert "full |" not in differences
+
+
+def test_two_scenes_have_no_interval():
+  two = [line for line in KNOWN if line["scene"] != "c"]
+  assert "| full |  |  |  | 0.300 |  |  |  | 3 | 1.5 |" in ablations.markdown(two)
+
+
+def test_the_papers_table_stands_beside_the_rows_that_were_run():
+  lines = ablations.table_3(KNOWN).splitlines()
+  assert len(lines) == 2 + 8
+  assert lines[-1] == "| full |  |  |  | 0.337 | 0.263 | 0.178 |"
 
 
 # --- the teacher with key views, SDEdit ------------------------------------------------------

@@ -4,7 +4,8 @@
     epipolar    pairs (views, matches, median_sed, floor: pixels), median and median_floor over
                 the pairs (null: most have too few matches left), passing and floor_passing: the
                 share of the pairs below 2, 4, 8 pixels
-    warp        mean, floor: colour difference in [0, 1]; map: a picture of it
+    warp        mean, floor: colour difference in [0, 1]; map: a picture of it, brightest from
+                `brightest` on
     background  psnr, ssim outside the region that changed; share: of the pixels, the region's
     controls    {measure: what it says of pictures about which there is no doubt}
     absent      {measure: why it is not there}
@@ -163,7 +164,7 @@ def _warp(run: Run, options: Options) -> _Measured:
     raise NotMeasured("no two views see the same part of the scene")
   few = scene.images[: controls.MOST_VIEWS]
   judged = controls.judged(lambda images: error(images).mean, controls.control_views(few))
-  values = {"mean": found.mean, "floor": floor.mean, "map": WARP_MAP}
+  values = {"mean": found.mean, "floor": floor.mean, "map": WARP_MAP, "brightest": _BRIGHTEST}
   ranks, heat = controls.errors_rank(judged), _heat(run.edited, found.maps)
   return _Measured(values, {"warp": judged}, ranks, heat)
 
