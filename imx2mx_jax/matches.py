@@ -22,6 +22,10 @@ class Features:
   descriptors: Float[np.ndarray, "M 128"]
 
 
+OF_AN_EDIT = 2000
+"""Features of an edited view, in measures and pictures of them alike."""
+
+
 def sift_features(picture: UInt8[np.ndarray, "H W 3"], most: int = 4000) -> Features:
   """The strongest SIFT features of the picture in grey, `most` at most."""
   grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)

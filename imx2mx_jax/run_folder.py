@@ -213,8 +213,10 @@ class RunFolder(Resumable):
     self.settle()
     with self._writing():
       files = [f"{epath.Path(name).stem}.png" for name in scene.names]
+      folders = ["edited", *["images"] * self._run.output.colmap]  # where COLMAP's readers look
       for file, image in zip(files, images, strict=True):
-        self._write(f"edited/{file}", sheets.png(image))
+        for folder in folders:
+          self._write(f"{folder}/{file}", sheets.png(image))
       self._write_cameras(scene, files, images.shape[1:3])
       self._write("grid.png", sheets.png(sheets.grid(pictures.to_uint8(scene.images), images)))
       if params:

@@ -14,7 +14,6 @@ from imx2mx_jax.shapes import Float, UInt8, np
 
 FEWEST_MATCHES = 10
 THRESHOLDS = (2, 4, 8)  # pixels
-_MOST_FEATURES = 2000  # in a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ def floor_passing(pairs: list[Pair]) -> dict[int, float]:
 
 
 def _features(images: UInt8[np.ndarray, "N H W 3"]) -> list[matches.Features]:
-  return [matches.sift_features(image, _MOST_FEATURES) for image in images]
+  return [matches.sift_features(image, matches.OF_AN_EDIT) for image in images]
 
 
 def _in_pixels(

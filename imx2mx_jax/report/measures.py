@@ -118,14 +118,15 @@ MEASURES = (
 def lines(metrics: Sequence[Mapping[str, Any]]) -> list[Line]:
   """The measures that at least one run has. metrics: each run's metrics.json.
 
-  The floor is of the scene, so any run's.
+  Runs of other sizes have other floors: all of them are told.
   """
   found = []
   for measure in MEASURES:
     values = tuple(_text(one, measure.at, measure.form, measure.lost) for one in metrics)
     floors = [_text(one, measure.floor, measure.form) for one in metrics]
     if any(values):
-      found.append(Line(measure.name, measure.meaning, values, next(filter(None, floors), "")))
+      different = dict.fromkeys(filter(None, floors))
+      found.append(Line(measure.name, measure.meaning, values, ", ".join(different)))
   return found
 
 

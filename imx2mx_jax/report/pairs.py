@@ -25,7 +25,8 @@ def draw(run: Run, pairs: Sequence[Pair]) -> list[UInt8[np.ndarray, "H W2 3"]]:
     return []
   scene = load_scene(run.path, size=run.edits.shape[1:3])
   pixels = scene.K * np.array([run.edits.shape[2], run.edits.shape[1], 1])[:, None]
-  features = {view: matches.sift_features(run.edits[view]) for pair in pairs for view in pair.views}
+  shown = {view for pair in pairs for view in pair.views}
+  features = {view: matches.sift_features(run.edits[view], matches.OF_AN_EDIT) for view in shown}
   pictures = []
   for pair in pairs:
     a, b = pair.views

@@ -35,3 +35,10 @@ def test_the_colmap_model_says_the_same(folder):
   np.testing.assert_allclose(model.c2w[order], from_json.c2w, atol=1e-9)
   np.testing.assert_allclose(model.K[order], from_json.K, atol=1e-6)
   np.testing.assert_array_equal(model.images[order], from_json.images)
+
+
+def test_the_models_pictures_lie_where_colmaps_readers_look(folder):
+  names = [image.name for image in (folder / "images").iterdir()]
+  assert sorted(names) == sorted(path.name for path in (folder / "edited").iterdir())
+  for name in names:
+    assert (folder / "images" / name).read_bytes() == (folder / "edited" / name).read_bytes()
