@@ -23,6 +23,7 @@ _STYLE = {
   "axes.edgecolor": _LINE,
   "axes.grid": True,
   "axes.grid.axis": "y",
+  "axes.labelcolor": _INK,
   "axes.spines.left": False,
   "axes.spines.right": False,
   "axes.spines.top": False,
@@ -53,6 +54,7 @@ def curves(runs: Sequence[Sequence[Mapping[str, Any]]], key: str, *, smooth: boo
     for number, rows in enumerate(runs):
       _draw(axes, rows, key, _RUNS[number % COLOURS], smooth)
     axes.margins(x=0.01)
+    axes.set_xlabel("iteration")
     axes.ticklabel_format(axis="y", scilimits=(-3, 4), useMathText=False)
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata=_NO_METADATA)
