@@ -3,8 +3,9 @@
     python -m imx2mx_jax.inspect_scene SCENE
     python -m imx2mx_jax.inspect_scene SCENE --frames=0,1,2,3 --out=FOLDER --json
 
-Prints the intrinsics, how far lenses move points, every pair's angle, overlap and epipolar error,
-and what to try where something does not fit; --json prints the same as one object. Writes
+Prints the intrinsics, how far lenses move points, every pair's angle, overlap and epipolar error
+(of more than 20 views, only pairs of neighbours), and what to try where something does not fit;
+--json prints the same as one object. Writes
 views.png, the pictures with the part that an edit sees, and cameras.png, the cameras from above
 and from the side. Exit codes: 0 read, whatever was found; 1 a scene that cannot be read.
 """
@@ -12,6 +13,7 @@ and from the side. Exit codes: 0 read, whatever was found; 1 a scene that cannot
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -50,6 +52,7 @@ def report(findings: Findings) -> dict[str, Any]:
       {**dataclasses.asdict(pair), "views": [names[view] for view in pair.views]}
       for pair in findings.pairs
     ],
+    "pairs_left_out": findings.left_out,
     "distortion_px": findings.distortion_px,
     "suspicions": [
       {"what": found.what, "evidence": found.evidence, "try": found.remedy}
@@ -72,6 +75,12 @@ def text(findings: Findings) -> str:
     rows.append(
       f"{first:20.20} {second:20.20} {pair.angle:5.0f}° {pair.overlap:6.0%} {pair.matches:7} "
       f"{error:>13}"
+    )
+  if findings.left_out:
+    count = len(findings.pairs)
+    rows.append(
+      f"{count} of {count + findings.left_out} pairs were matched: each view with the "
+      f"{scene_check.NEIGHBOURS} that look most nearly its way, and with the next"
     )
   rows.append("\nnothing is suspicious" if not findings.suspicions else "")
   for found in findings.suspicions:
@@ -121,7 +130,7 @@ def cameras_figure(findings: Findings) -> matplotlib.figure.Figure:
 
 def _inspect(args: argparse.Namespace) -> int:
   transforms = scenes.read_transforms(args.scene)
-  chosen = scenes.choose(transforms, config.frame_names(args.frames))
+  chosen = scenes.choose(transforms, config.frame_names(args.frames), most=math.inf)
   findings = scene_check.inspect(transforms, chosen, undistort=not args.ignore_lens)
   folder = pathlib.Path(args.out or f"runs/inspect-{pathlib.Path(args.scene).absolute().name}")
   folder.mkdir(parents=True, exist_ok=True)

@@ -422,7 +422,10 @@ def _pixels(picture: Image.Image, where: str) -> np.ndarray:
 
 
 def choose(
-  transforms: Transforms, frames: Sequence[int | str], fewest: int = FEWEST_VIEWS
+  transforms: Transforms,
+  frames: Sequence[int | str],
+  fewest: int = FEWEST_VIEWS,
+  most: float = MOST_VIEWS,
 ) -> list[int]:
   """Positions in the file's list, in the user's order; none means all. Raises: SceneError."""
   files = {i: str(frame.get("file_path", "")) for i, frame in enumerate(transforms.frames)}
@@ -435,9 +438,9 @@ def choose(
       f"{transforms.file}: {len(chosen)} view was chosen of {len(files)}, but an edit "
       f"needs at least {FEWEST_VIEWS}; choose more frames"
     )
-  if len(chosen) > MOST_VIEWS:
+  if len(chosen) > most:
     raise SceneError(
-      f"{transforms.file}: {len(chosen)} views are more than the {MOST_VIEWS} that can be edited "
+      f"{transforms.file}: {len(chosen)} views are more than the {most} that can be edited "
       "together; choose some frames by index or file name"
     )
   return chosen

@@ -6,6 +6,7 @@ start of every edit.
 
 import dataclasses
 import itertools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -14,12 +15,19 @@ import cv2
 from imx2mx_jax import cameras, doubts, matches, pictures
 from imx2mx_jax import scene as scenes
 from imx2mx_jax.doubts import Stated, Suspicion
-from imx2mx_jax.shapes import Float, UInt8, np
+from imx2mx_jax.shapes import Float, np
 
 _TOLERATED = 0.003  # median epipolar error, in parts of the longer side
 _LONGEST_SIDE = 1600  # pixels; larger pictures are reduced before they are matched
+_FEATURES, _FEATURES_OF_MANY = 4000, 2000
 _BRIEF_SIDE, _BRIEF_FEATURES, _BRIEF_PAIRS = 640, 1000, 3
 _NO_OVERLAP = 0.1
+_MOST_FOR_ALL_PAIRS = 20  # views; every two of more take minutes
+
+
+NEIGHBOURS = 8
+"""With so many views each one is matched, of those that look most nearly its way, if all pairs are
+too many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +49,18 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-  """What an inspection found. distortion_px: how far lenses move points at most, as stated."""
+  """What an inspection found.
+
+  left_out: how many pairs were not matched. distortion_px: how far lenses move points at most, as
+  stated.
+  """
 
   names: tuple[str, ...]
   c2w: Float[np.ndarray, "N 4 4"]
   K: Float[np.ndarray, "N 3 3"]
   sizes: tuple[tuple[int, int], ...]
   pairs: tuple[Pair, ...]
+  left_out: int
   distortion_px: float
   suspicions: tuple[Suspicion, ...]
 
@@ -55,14 +68,16 @@ class Findings:
 def inspect(
   transforms: scenes.Transforms, chosen: Sequence[int], *, undistort: bool = True
 ) -> Findings:
-  """Matches every two of the chosen frames. undistort: whether to believe the file's lens.
+  """Matches every two of the chosen frames, or neighbours if they are many.
+
+  undistort: whether to believe the file's lens.
 
   Raises: SceneError for what cannot be read at all.
   """
-  views = [_read(transforms, index, undistort, _LONGEST_SIDE) for index in chosen]
-  features = [matches.sift_features(view.picture) for view in views]
-  pairs = list(itertools.combinations(range(len(views)), 2))
-  candidates = {pair: _matched(views, features, pair) for pair in pairs}
+  most = _FEATURES if len(chosen) <= _MOST_FOR_ALL_PAIRS else _FEATURES_OF_MANY
+  views = [_read(transforms, index, undistort, _LONGEST_SIDE, most) for index in chosen]
+  pairs = _to_match([view.stated.c2w for view in views])
+  candidates = {pair: _matched(views, pair) for pair in pairs}
   points = _kept(candidates)
   stated, turned = _with_turned_sizes(views, points)
   tolerated = _tolerated(stated)
@@ -76,6 +91,7 @@ def inspect(
     np.stack([view.K for view in stated]),
     tuple(view.hw for view in stated),
     tuple(_pair(best, focus, pair, candidates, points, errors) for pair in pairs),
+    math.comb(len(views), 2) - len(pairs),
     max(cameras.lens_displacement(view.K, view.hw, view.lens) for view in stated),
     tuple(suspicions),
   )
@@ -89,10 +105,9 @@ def briefly(
   angle = lambda pair: _angle(c2w[pair[0]], c2w[pair[1]])
   nearest = sorted(itertools.combinations(chosen, 2), key=angle)[:_BRIEF_PAIRS]
   read = sorted({index for pair in nearest for index in pair})
-  views = [_read(transforms, index, undistort, _BRIEF_SIDE) for index in read]
-  features = [matches.sift_features(view.picture, _BRIEF_FEATURES) for view in views]
+  views = [_read(transforms, index, undistort, _BRIEF_SIDE, _BRIEF_FEATURES) for index in read]
   pairs = [(read.index(first), read.index(second)) for first, second in nearest]
-  points = _kept({pair: _matched(views, features, pair) for pair in pairs})
+  points = _kept({pair: _matched(views, pair) for pair in pairs})
   stated = [view.stated for view in views]
   _, suspicions = doubts.suspect(stated, points, _tolerated(stated))
   poses = [c2w[index] for index in chosen]
@@ -102,15 +117,17 @@ def briefly(
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-  """scale: by which the picture was reduced. turned: whether its sides are those of the file."""
+  """features: of the picture reduced by scale. turned: whether its sides are those of the file."""
 
-  picture: UInt8[np.ndarray, "H W 3"]
+  features: matches.Features
   scale: float
   turned: bool
   stated: Stated
 
 
-def _read(transforms: scenes.Transforms, index: int, undistort: bool, longest: int) -> _View:
+def _read(
+  transforms: scenes.Transforms, index: int, undistort: bool, longest: int, most: int
+) -> _View:
   image, orientation = scenes.read_picture(transforms, index)
   hw = image.shape[:2]
   turned = orientation == 1 and scenes.turned_size(transforms, index, hw)
@@ -131,18 +148,31 @@ def _read(transforms: scenes.Transforms, index: int, undistort: bool, longest: i
     scenes.lens(transforms, index) if undistort else {},
     hw,
   )
-  return _View(picture, scale, bool(turned), stated)
+  return _View(matches.sift_features(picture, most), scale, bool(turned), stated)
 
 
 def _name(transforms: scenes.Transforms, index: int) -> str:
   return pathlib.PurePath(transforms.frames[index]["file_path"]).name
 
 
-def _matched(
-  views: Sequence[_View], features: Sequence[matches.Features], pair: tuple[int, int]
-) -> Float[np.ndarray, "2 M 2"]:
-  scales = np.array([views[i].scale for i in pair])
-  return matches.match(features[pair[0]], features[pair[1]]) / scales[:, None, None]
+def _to_match(c2w: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+  """Every two of few views; of many, each with its neighbours and with the next.
+
+  The next views, neighbours in most captures, link all, and are of use where the poses are wrong.
+  """
+  if len(c2w) <= _MOST_FOR_ALL_PAIRS:
+    return list(itertools.combinations(range(len(c2w)), 2))
+  angles = np.array([[_angle(first, second) for second in c2w] for first in c2w])
+  np.fill_diagonal(angles, np.inf)
+  nearest = angles.argsort(axis=1)[:, :NEIGHBOURS]
+  pairs = {(min(i, j), max(i, j)) for i, row in enumerate(nearest.tolist()) for j in row}
+  return sorted(pairs | set(itertools.pairwise(range(len(c2w)))))
+
+
+def _matched(views: Sequence[_View], pair: tuple[int, int]) -> Float[np.ndarray, "2 M 2"]:
+  first, second = (views[i] for i in pair)
+  scales = np.array([first.scale, second.scale])
+  return matches.match(first.features, second.features) / scales[:, None, None]
 
 
 def _kept(candidates: doubts.Points) -> doubts.Points:

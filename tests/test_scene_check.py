@@ -1,5 +1,6 @@
 """Scenes on disk, right and with planted faults: what an inspection of them says."""
 
+import dataclasses
 import json
 import re
 
@@ -111,3 +112,25 @@ def test_the_command_speaks_to_people(planted, tmp_path, capsys):
 def test_a_scene_that_cannot_be_read_is_one_sentence(tmp_path, capsys):
   assert inspect_scene.main([str(tmp_path)]) == 1
   assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
+
+
+def test_more_views_than_an_edit_takes_are_matched_with_their_neighbours(
+  tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(scene_check, "_FEATURES_OF_MANY", 400)  # for speed
+  textured.write(tmp_path, np.linspace(-24, 24, 22))
+  assert inspect_scene.main([str(tmp_path), "--json", f"--out={tmp_path / 'out'}"]) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found["suspicions"] == []
+  assert len(found["pairs"]) + found["pairs_left_out"] == 22 * 21 / 2
+  assert found["pairs_left_out"] > 100
+  assert max(pair["angle"] for pair in found["pairs"]) < 20
+  matched = {name for pair in found["pairs"] for name in pair["views"]}
+  assert matched == {f"{index}.png" for index in range(22)}
+
+
+def test_it_is_said_when_not_all_pairs_were_matched(right):
+  findings = inspected(right[0])
+  said = "6 of 10 pairs were matched: each view with the 8 that look most nearly its way"
+  assert said not in inspect_scene.text(findings)
+  assert said in inspect_scene.text(dataclasses.replace(findings, left_out=4))
