@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw
 
 from imx2mx_jax import config, pictures, scene_check, sheets
 from imx2mx_jax import scene as scenes
-from imx2mx_jax.errors import UserError
+from imx2mx_jax.errors import SceneError, UserError
 from imx2mx_jax.scene_check import Findings
 from imx2mx_jax.shapes import UInt8, np
 
@@ -131,12 +131,10 @@ def cameras_figure(findings: Findings) -> matplotlib.figure.Figure:
 def _inspect(args: argparse.Namespace) -> int:
   transforms = scenes.read_transforms(args.scene)
   chosen = scenes.choose(transforms, config.frame_names(args.frames), most=math.inf)
-  findings = scene_check.inspect(transforms, chosen, undistort=not args.ignore_lens)
   folder = pathlib.Path(args.out or f"runs/inspect-{pathlib.Path(args.scene).absolute().name}")
-  folder.mkdir(parents=True, exist_ok=True)
+  findings = scene_check.inspect(transforms, chosen, undistort=not args.ignore_lens)
   sheet = views_sheet(transforms, chosen, findings.names, args.crop)
-  Image.fromarray(sheet).save(folder / "views.png")
-  cameras_figure(findings).savefig(folder / "cameras.png", dpi=100)
+  _write(folder, sheet, cameras_figure(findings))
   if args.json:
     written = {"sheet": str(folder / "views.png"), "cameras": str(folder / "cameras.png")}
     print(json.dumps({"scene": str(transforms.file), **report(findings), **written}, indent=1))
@@ -144,6 +142,19 @@ def _inspect(args: argparse.Namespace) -> int:
     print(f"{transforms.file}\n\n{text(findings)}\n\n{folder / 'views.png'}")
     print(folder / "cameras.png")
   return 0
+
+
+def _write(
+  folder: pathlib.Path, sheet: UInt8[np.ndarray, "H W 3"], figure: matplotlib.figure.Figure
+) -> None:
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(folder / "views.png")
+    figure.savefig(folder / "cameras.png", dpi=100)
+  except OSError as error:
+    raise SceneError(
+      f"{folder} cannot be written ({error.strerror}); give another place with --out=FOLDER"
+    ) from error
 
 
 def _framed(image: UInt8[np.ndarray, "H W 3"], hw: tuple[int, int]) -> UInt8[np.ndarray, "S S 3"]:

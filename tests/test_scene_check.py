@@ -134,3 +134,12 @@ def test_it_is_said_when_not_all_pairs_were_matched(right):
   said = "6 of 10 pairs were matched: each view with the 8 that look most nearly its way"
   assert said not in inspect_scene.text(findings)
   assert said in inspect_scene.text(dataclasses.replace(findings, left_out=4))
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(right, tmp_path, capsys):
+  (tmp_path / "file").write_text("in the way")
+  assert inspect_scene.main([str(right[0]), f"--out={tmp_path / 'file' / 'x'}"]) == 1
+  printed = capsys.readouterr()
+  assert printed.err.startswith(f"error: {tmp_path / 'file' / 'x'} cannot be written (")
+  assert "--out=FOLDER" in printed.err and printed.err.count("\n") == 1
+  assert printed.out == ""
