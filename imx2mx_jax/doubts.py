@@ -23,6 +23,7 @@ _BELIEVED = 0.5  # of the error before
 _AS_GOOD = 1.25  # a simple mistake is believed rather than a fit that is better by less than that
 _CLEAR = 0.2  # of the tolerated error: what leaves no more needs no further explanation
 _WORST = 30.0  # an error this many times the tolerated one is as bad as any
+_MATERIAL = 0.02  # of a focal length: as near as matches tell it, and what is worth changing
 _FOCAL_FACTORS = np.exp(np.linspace(-0.6, 0.6, 9))
 
 
@@ -172,24 +173,44 @@ def _other_mistakes(
 def _fitted_focal_lengths(
   stated: Sequence[Stated], points: Points, tolerated: float
 ) -> tuple[_Doubt, list[Stated]]:
-  """The focal lengths, all times the same two factors, that fit the matches best."""
+  """The focal lengths, all times the same two factors, that fit the matches best.
+
+  A factor that changes nothing material is 1.
+  """
   scaled = lambda factors: [_scaled(view, factors) for view in stated]
   error = lambda logs: _score(scaled(np.exp(logs)), points, tolerated)
   grid = [np.log(pair) for pair in itertools.product(_FOCAL_FACTORS, repeat=2)]
   found = scipy.optimize.minimize(
     error, min(grid, key=error), method="Nelder-Mead", options={"xatol": 2e-3, "maxfev": 150}
   )
-  changed = scaled(np.exp(found.x))
-  x, y = changed[0].K[0, 0], changed[0].K[1, 1]
-  stated_x, stated_y = stated[0].K[0, 0], stated[0].K[1, 1]
-  what = "the focal lengths fl_x, fl_y do not fit the pictures"
+  factors = np.exp(np.where(np.abs(found.x) < _MATERIAL, 0, found.x))
+  changed = [axis for axis in (0, 1) if factors[axis] != 1]
+  names = [("fl_x", "fl_y")[axis] for axis in changed]
+  old = [stated[0].K[axis, axis] for axis in changed]
+  new = " and ".join(
+    f"{name} = {_rounded(value * factors[axis]):g}"
+    for name, value, axis in zip(names, old, changed, strict=True)
+  )
   first = "" if np.ptp([view.K[0, 0] for view in stated]) < 1 else f" in {stated[0].name}"
   remedy = (
-    f"use about fl_x = {x:.0f} and fl_y = {y:.0f} instead of {stated_x:.0f} and {stated_y:.0f}"
-    f"{first} (all views: times {x / stated_x:.3g} and {y / stated_y:.3g}), or compute the cameras "
-    "anew"
+    f"use about {new} instead of {' and '.join(f'{value:.0f}' for value in old)}{first} (all "
+    f"views: times {' and '.join(f'{factors[axis]:.2f}' for axis in changed)}), or compute the "
+    "cameras anew"
   )
-  return _Doubt(what, remedy, lambda view: _scaled(view, np.exp(found.x))), changed
+  return _Doubt(_unfit(names), remedy, lambda view: _scaled(view, factors)), scaled(factors)
+
+
+def _unfit(names: Sequence[str]) -> str:
+  if len(names) == 1:
+    return f"the focal length {names[0]} does not fit the pictures"
+  return f"the focal lengths {', '.join(names)} do not fit the pictures"
+
+
+def _rounded(length: float) -> float:
+  """A focal length without digits that the matches do not hold: 502.3 -> 500."""
+  digit = 10.0 ** np.floor(np.log10(_MATERIAL * length))
+  step = max(digit * part for part in (1, 2, 5) if digit * part <= _MATERIAL * length)
+  return float(np.rint(length / step) * step)
 
 
 def _unexplained(stated: Sequence[Stated], points: Points, tolerated: float) -> list[Suspicion]:

@@ -109,6 +109,20 @@ def test_focal_lengths_that_fit_are_found():
   np.testing.assert_allclose(factors, [520 / 600, 480 / 430], rtol=0.03)
 
 
+def test_only_the_focal_length_that_does_not_fit_is_named():
+  [found] = suspicions(planted(K=lambda K: entries(K, 520, 400)))
+  assert found.what == "the focal length fl_y does not fit the pictures"
+  assert "about fl_y = 480 instead of 400 (all views: times 1.20)" in found.remedy
+  assert "fl_x" not in found.remedy
+
+
+@pytest.mark.parametrize(
+  ("length", "wanted"), [(502.3, 500), (451, 450), (1237, 1240), (98.7, 99), (0.912, 0.91)]
+)
+def test_a_focal_length_is_told_to_two_percent(length, wanted):
+  assert doubts._rounded(length) == pytest.approx(wanted)
+
+
 def test_two_mistakes_are_both_found():
   both = planted(pose=lambda pose: pose * [1, -1, -1, 1], K=lambda K: entries(K, 480, 520))
   first, second = suspicions(both)
