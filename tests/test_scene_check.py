@@ -11,6 +11,7 @@ from PIL import Image
 from imx2mx_jax import inspect_scene, scene_check
 from imx2mx_jax.scene import choose, read_transforms
 from tests import textured
+from tests.golden.support import scenes_folder
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +144,29 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(right, tmp_path, capsys):
   assert printed.err.startswith(f"error: {tmp_path / 'file' / 'x'} cannot be written (")
   assert "--out=FOLDER" in printed.err and printed.err.count("\n") == 1
   assert printed.out == ""
+
+
+class TestPublishedScenes:
+  """What is known of three real captures."""
+
+  def test_the_focal_lengths_of_person_small_do_not_fit(self):
+    """Square pixels, fl_y like fl_x, fit its pictures far better."""
+    [focal] = [
+      found
+      for found in inspected(scenes_folder() / "person-small").suspicions
+      if "focal" in found.what
+    ]
+    assert focal.what == "the focal length fl_y does not fit the pictures"
+    assert "about fl_y = 500 instead of 451 (all views: times 1.11)" in focal.remedy
+    before, after = (
+      float(px)
+      for px in re.findall(r"error is (.+) px \(.* of (.+) px \(", focal.evidence)[0][::-1]
+    )
+    assert after < 0.5 < 2 < before
+
+  def test_face_is_not_suspicious(self):
+    assert inspected(scenes_folder() / "face").suspicions == ()
+
+  def test_a_view_of_bear_is_from_behind_and_nothing_else(self):
+    [found] = inspected(scenes_folder() / "bear").suspicions
+    assert found.what == "frame_00068.jpg sees the scene from behind"
