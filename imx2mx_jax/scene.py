@@ -212,7 +212,7 @@ def read_transforms(path: epath.PathLike) -> Transforms:
 def camera_to_world(transforms: Transforms, index: int) -> Float[np.ndarray, "4 4"]:
   """A frame's pose, applied_transform undone, in OpenCV axes, float64. Raises: SceneError."""
   pose = np.linalg.inv(applied_transform(transforms)) @ stated_pose(transforms, index)
-  _refuse_non_rigid(pose, transforms.where(index))
+  _refuse_non_rigid(pose, transforms, index)
   return pose * OPENGL_TO_OPENCV
 
 
@@ -502,7 +502,8 @@ def _matrix(value: object, shapes: Sequence[tuple[int, int]], what: str) -> np.n
   return matrix
 
 
-def _refuse_non_rigid(pose: np.ndarray, where: str):
+def _refuse_non_rigid(pose: np.ndarray, transforms: Transforms, index: int):
+  where, file = transforms.where(index), transforms.file
   rotation, determinant = pose[:3, :3], np.linalg.det(pose[:3, :3])
   deviation = np.abs(rotation.T @ rotation - np.eye(3)).max()
   if np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6:
@@ -514,9 +515,11 @@ def _refuse_non_rigid(pose: np.ndarray, where: str):
   if np.linalg.matrix_rank(rotation) < 3:
     raise SceneError(f"{where}: its pose is singular (determinant 0); export the cameras again")
   if determinant < 0:
+    scene = file.parent if file.name == "transforms.json" else file
     raise SceneError(
       f"{where}: its pose is mirrored (determinant {determinant:.3g}, wanted 1); "
-      "export right-handed camera-to-world matrices with OpenGL axes"
+      "export right-handed camera-to-world matrices with OpenGL axes; to see which flip it is: "
+      f"python -m imx2mx_jax.inspect_scene {scene}"
     )
   if deviation > 1e-3:
     raise SceneError(

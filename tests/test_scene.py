@@ -495,7 +495,8 @@ class TestComplaintsAboutPoses:
 
   def test_mirrored(self, folder):
     matrix = np.array(pose(1)) * [-1, 1, 1, 1]
-    self.refused(folder, matrix.tolist(), "mirrored", "determinant -1", "right-handed")
+    which = f"which flip it is: python -m imx2mx_jax.inspect_scene {folder.path}"
+    self.refused(folder, matrix.tolist(), "mirrored", "determinant -1", "right-handed", which)
 
   def test_scaled_or_sheared(self, folder):
     scaled = np.array(pose(1)) * [2, 2, 2, 1]
