@@ -93,11 +93,15 @@ def views_sheet(
   chosen: Sequence[int],
   names: Sequence[str],
   hw: tuple[int, int],
+  *,
+  undistort: bool = True,
 ) -> UInt8[np.ndarray, "H W 3"]:
-  """The whole pictures, small; what an edit to the ratio of `hw` does not see of them is grey."""
-  images = [pictures.to_uint8(scenes.read_picture(transforms, index)[0]) for index in chosen]
-  columns = min(len(images), 4)
-  tiles = [_framed(image, hw) for image in images]
+  """The pictures as edits straighten them, small; what the crop to `hw` leaves out is grey.
+
+  undistort: as of `scene.load_scene`.
+  """
+  columns = min(len(chosen), 4)
+  tiles = [_framed(_upright(transforms, index, undistort), hw) for index in chosen]
   tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
   labels = [*names, *[""] * (len(tiles) - len(names))]
   rows = np.stack(tiles).reshape(-1, columns, _SIDE, _SIDE, 3)
@@ -133,7 +137,7 @@ def _inspect(args: argparse.Namespace) -> int:
   chosen = scenes.choose(transforms, config.frame_names(args.frames), most=math.inf)
   folder = pathlib.Path(args.out or f"runs/inspect-{pathlib.Path(args.scene).absolute().name}")
   findings = scene_check.inspect(transforms, chosen, undistort=not args.ignore_lens)
-  sheet = views_sheet(transforms, chosen, findings.names, args.crop)
+  sheet = views_sheet(transforms, chosen, findings.names, args.crop, undistort=not args.ignore_lens)
   _write(folder, sheet, cameras_figure(findings))
   if args.json:
     written = {"sheet": str(folder / "views.png"), "cameras": str(folder / "cameras.png")}
@@ -155,6 +159,15 @@ def _write(
     raise SceneError(
       f"{folder} cannot be written ({error.strerror}); give another place with --out=FOLDER"
     ) from error
+
+
+def _upright(
+  transforms: scenes.Transforms, index: int, undistort: bool
+) -> UInt8[np.ndarray, "H W 3"]:
+  """A frame's picture as an edit has it before its crop."""
+  view, _ = scene_check.as_stated(transforms, index)
+  view = scenes.straightened(view) if undistort else view
+  return pictures.to_uint8(np.rot90(view.image, view.quarters))
 
 
 def _framed(image: UInt8[np.ndarray, "H W 3"], hw: tuple[int, int]) -> UInt8[np.ndarray, "S S 3"]:

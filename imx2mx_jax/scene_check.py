@@ -115,6 +115,24 @@ def briefly(
   return tuple([*suspicions, *_behind(names, poses)])
 
 
+def as_stated(transforms: scenes.Transforms, index: int) -> tuple[scenes.View, bool]:
+  """A frame as `scene.read_view` reads it, its pose unchecked, and whether it had to be turned.
+
+  A picture with the file's width for its height, which an edit refuses, is turned by a quarter.
+  Raises: SceneError.
+  """
+  image, orientation = scenes.read_picture(transforms, index)
+  hw = image.shape[:2]
+  turned = orientation == 1 and scenes.turned_size(transforms, index, hw)
+  quarters = -1 if turned else scenes.quarters_from_file(transforms, index, hw, orientation)
+  image = np.rot90(image, -quarters)
+  hw = image.shape[:2]
+  K = cameras.pixel_intrinsics(scenes.intrinsics(transforms, index, hw), hw)
+  to_file = np.linalg.inv(scenes.applied_transform(transforms))
+  c2w = to_file @ scenes.stated_pose(transforms, index) * scenes.OPENGL_TO_OPENCV
+  return scenes.View(image, c2w, K, scenes.lens(transforms, index), quarters), bool(turned)
+
+
 @dataclasses.dataclass(frozen=True)
 class _View:
   """features: of the picture reduced by scale. turned: whether its sides are those of the file."""
@@ -128,27 +146,20 @@ class _View:
 def _read(
   transforms: scenes.Transforms, index: int, undistort: bool, longest: int, most: int
 ) -> _View:
-  image, orientation = scenes.read_picture(transforms, index)
-  hw = image.shape[:2]
-  turned = orientation == 1 and scenes.turned_size(transforms, index, hw)
-  if turned:
-    image = np.rot90(image)
-  else:
-    image = np.rot90(image, -scenes.quarters_from_file(transforms, index, hw, orientation))
-  hw = image.shape[:2]
-  K = cameras.pixel_intrinsics(scenes.intrinsics(transforms, index, hw), hw)
-  picture, scale = pictures.to_uint8(image), min(1.0, longest / max(hw))
+  view, turned = as_stated(transforms, index)
+  hw = view.image.shape[:2]
+  picture, scale = pictures.to_uint8(view.image), min(1.0, longest / max(hw))
   if scale < 1:
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
   stated = Stated(
     _name(transforms, index),
     scenes.stated_pose(transforms, index),
     scenes.applied_transform(transforms),
-    K,
-    scenes.lens(transforms, index) if undistort else {},
+    view.K,
+    view.lens if undistort else {},
     hw,
   )
-  return _View(matches.sift_features(picture, most), scale, bool(turned), stated)
+  return _View(matches.sift_features(picture, most), scale, turned, stated)
 
 
 def _name(transforms: scenes.Transforms, index: int) -> str:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from imx2mx_jax import inspect_scene, scene_check
-from imx2mx_jax.scene import choose, read_transforms
+from imx2mx_jax.pictures import to_uint8
+from imx2mx_jax.scene import choose, load_scene, read_transforms
 from tests import textured
 from tests.golden.support import scenes_folder
 
@@ -135,6 +136,20 @@ def test_it_is_said_when_not_all_pairs_were_matched(right):
   said = "6 of 10 pairs were matched: each view with the 8 that look most nearly its way"
   assert said not in inspect_scene.text(findings)
   assert said in inspect_scene.text(dataclasses.replace(findings, left_out=4))
+
+
+@pytest.mark.parametrize("undistort", [True, False])
+def test_the_sheet_frames_what_an_edit_gets(planted, undistort):
+  folder, transforms = planted
+  textured.save(folder, transforms | {"k1": 0.2, "p1": 0.01})
+  sheet = inspect_scene.views_sheet(
+    read_transforms(folder), [0], ["0.png"], (1, 1), undistort=undistort
+  )
+  tile = sheet[4:324, 4:324]  # inside the gaps
+  edited = load_scene(folder, size=240, undistort=undistort).images[0]
+  inside = slice(4, -4)  # the red frame
+  shown = tile[40:280, 40:280][inside, inside]
+  np.testing.assert_allclose(shown, to_uint8(edited)[inside, inside], atol=1)
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(right, tmp_path, capsys):
