@@ -54,6 +54,7 @@ def report(findings: Findings) -> dict[str, Any]:
     ],
     "pairs_left_out": findings.left_out,
     "distortion_px": findings.distortion_px,
+    "distortion_ignored": not findings.undistorted,
     "suspicions": [
       {"what": found.what, "evidence": found.evidence, "try": found.remedy}
       for found in findings.suspicions
@@ -67,7 +68,9 @@ def text(findings: Findings) -> str:
   for name, (h, w), K in zip(findings.names, findings.sizes, findings.K, strict=True):
     numbers = " ".join(f"{x:6.1f}" for x in (K[0, 0], K[1, 1], K[0, 2], K[1, 2]))
     rows.append(f"{name:24.24} {w:5} x {h:<5} {numbers}")
-  rows.append(f"\nlenses move points by up to {findings.distortion_px:.1f} px")
+  ignored = " (ignored, as --ignore-lens asks; leave it out to honour the file's lens)"
+  lens = "" if findings.undistorted else ignored
+  rows.append(f"\nlenses move points by up to {findings.distortion_px:.1f} px{lens}")
   rows.append("\npair                                       angle overlap matches  median error")
   for pair in findings.pairs:
     first, second = (findings.names[view] for view in pair.views)

@@ -113,7 +113,7 @@ def load_scene(
   views = [read_view(transforms, index, authors=authors) for index in chosen]
   if undistort and not authors:
     views = [straightened(view) for view in views]
-  _warn_of_distortion(transforms, chosen, views)
+  _warn_of_distortion(transforms, chosen, views, authors)
   images, c2w, K = zip(*(cropped(view, size, authors) for view in views), strict=True)
   return Scene(
     np.stack(images),
@@ -538,7 +538,9 @@ def _refuse_identical_poses(
       )
 
 
-def _warn_of_distortion(transforms: Transforms, chosen: Sequence[int], views: Sequence[View]):
+def _warn_of_distortion(
+  transforms: Transforms, chosen: Sequence[int], views: Sequence[View], authors: bool
+):
   displacements = [
     cameras.lens_displacement(view.K, view.image.shape[:2], view.lens) for view in views
   ]
@@ -547,9 +549,11 @@ def _warn_of_distortion(transforms: Transforms, chosen: Sequence[int], views: Se
     return
   height, width = views[worst].image.shape[:2]
   logging.warning(
-    "%s: the lens distortion in the file is not honoured; it moves points at the picture's border "
-    "by up to %.1f pixels of %d x %d; undistort the pictures where that matters.",
+    "%s: the lens distortion in the file is ignored, as %s asks; it moves points at the picture's "
+    "border by up to %.1f pixels of %d x %d; leave that setting out to have the pictures "
+    "undistorted.",
     transforms.where(chosen[worst]),
+    "--config.compat=authors" if authors else "--config.scene.undistort=false",
     displacements[worst],
     width,
     height,

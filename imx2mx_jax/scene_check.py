@@ -52,7 +52,7 @@ class Findings:
   """What an inspection found.
 
   left_out: how many pairs were not matched. distortion_px: how far lenses move points at most, as
-  stated.
+  stated; undistorted: whether that was believed.
   """
 
   names: tuple[str, ...]
@@ -62,6 +62,7 @@ class Findings:
   pairs: tuple[Pair, ...]
   left_out: int
   distortion_px: float
+  undistorted: bool
   suspicions: tuple[Suspicion, ...]
 
 
@@ -92,7 +93,8 @@ def inspect(
     tuple(view.hw for view in stated),
     tuple(_pair(best, focus, pair, candidates, points, errors) for pair in pairs),
     math.comb(len(views), 2) - len(pairs),
-    max(cameras.lens_displacement(view.K, view.hw, view.lens) for view in stated),
+    max(view.distortion_px for view in views),
+    undistort,
     tuple(suspicions),
   )
 
@@ -135,11 +137,16 @@ def as_stated(transforms: scenes.Transforms, index: int) -> tuple[scenes.View, b
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-  """features: of the picture reduced by scale. turned: whether its sides are those of the file."""
+  """A frame to be matched.
+
+  features: of the picture reduced by scale. turned: whether it was turned by a quarter.
+  distortion_px: how far the file's lens moves points at most.
+  """
 
   features: matches.Features
   scale: float
   turned: bool
+  distortion_px: float
   stated: Stated
 
 
@@ -159,7 +166,8 @@ def _read(
     view.lens if undistort else {},
     hw,
   )
-  return _View(matches.sift_features(picture, most), scale, turned, stated)
+  distortion = cameras.lens_displacement(view.K, hw, view.lens)
+  return _View(matches.sift_features(picture, most), scale, turned, distortion, stated)
 
 
 def _name(transforms: scenes.Transforms, index: int) -> str:

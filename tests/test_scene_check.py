@@ -152,6 +152,20 @@ def test_the_sheet_frames_what_an_edit_gets(planted, undistort):
   np.testing.assert_allclose(shown, to_uint8(edited)[inside, inside], atol=1)
 
 
+def test_a_lens_is_told_whether_it_is_believed_or_ignored(planted, tmp_path, capsys):
+  folder, transforms = planted
+  textured.save(folder, transforms | {"k1": 0.1})
+  shown = re.compile(r"lenses move points by up to (\S+) px(.*)")
+  told = []
+  for option in ([], ["--ignore-lens"]):
+    assert inspect_scene.main([str(folder), f"--out={tmp_path / 'out'}", *option]) == 0
+    told += shown.findall(capsys.readouterr().out)
+  (believed, nothing), (ignored, why) = told
+  assert believed == ignored and float(believed) > 5
+  assert nothing == ""
+  assert "as --ignore-lens asks; leave it out" in why
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(right, tmp_path, capsys):
   (tmp_path / "file").write_text("in the way")
   assert inspect_scene.main([str(right[0]), f"--out={tmp_path / 'file' / 'x'}"]) == 1
