@@ -242,7 +242,7 @@ def _pair(
     points[pair].shape[1] if pair in points else 0,
     errors[pair] if pair in errors and np.isfinite(errors[pair]) else None,
     _angle(first.c2w, second.c2w),
-    (_overlap(first, second, focus) + _overlap(second, first, focus)) / 2,
+    _shared(first, second, focus),
   )
 
 
@@ -256,6 +256,11 @@ def _focus(c2w: Sequence[np.ndarray]) -> Float[np.ndarray, " 3"]:
   across = [np.eye(3) - np.outer(pose[:3, 2], pose[:3, 2]) for pose in c2w]
   middle = sum(part @ pose[:3, 3] for part, pose in zip(across, c2w, strict=True))
   return np.linalg.lstsq(sum(across), middle, rcond=1e-3)[0]
+
+
+def _shared(first: Stated, second: Stated, focus: np.ndarray) -> float:
+  """The overlap of two views, the mean of both ways."""
+  return (_overlap(first, second, focus) + _overlap(second, first, focus)) / 2
 
 
 def _overlap(seeing: Stated, other: Stated, focus: np.ndarray) -> float:
@@ -279,7 +284,15 @@ def _unseen(stated: Sequence[Stated], focus: np.ndarray, points: doubts.Points) 
   names, poses = [view.name for view in stated], [view.c2w for view in stated]
   if not points:
     what = "no two views share enough for their cameras to be checked"
-    evidence = "SIFT finds fewer than 16 matches of one geometry in every pair"
+    angle = lambda pair: _angle(pair[0].c2w, pair[1].c2w)
+    nearest = min(itertools.combinations(stated, 2), key=angle)
+    which = (
+      "the two" if len(stated) == 2 else f"{nearest[0].name} and {nearest[1].name}, the nearest,"
+    )
+    evidence = (
+      "SIFT finds fewer than 16 matches of one geometry in every pair; by the cameras "
+      f"{which} are {angle(nearest):.0f} degrees apart and share {_shared(*nearest, focus):.0%}"
+    )
     return [Suspicion(what, evidence, "choose views that overlap, at most 30 degrees apart")]
   behind = _behind(names, poses)
   group = _largest_group(points, len(stated))

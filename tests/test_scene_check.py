@@ -89,6 +89,25 @@ def test_a_view_from_behind_and_one_beside_the_scene_are_named(planted):
   assert whats == ["0.png sees the scene from behind", "3.png does not overlap with the others"]
 
 
+@pytest.mark.parametrize(
+  ("angles", "named"), [((-35, 35), "the two"), ((-35, 35, -80), "0.png and 2.png, the nearest,")]
+)
+def test_of_views_that_share_nothing_the_angle_and_the_overlap_are_told(tmp_path, angles, named):
+  textured.write(tmp_path, angles)
+  for index, file in enumerate(sorted((tmp_path / "images").iterdir())):
+    noise = np.random.default_rng(index).integers(0, 255, (*textured.HW, 3), np.uint8)
+    Image.fromarray(noise).save(file)
+  [found] = inspected(tmp_path).suspicions
+  assert found.what == "no two views share enough for their cameras to be checked"
+  told = re.search(
+    rf"by the cameras {named} are (\d+) degrees apart and share \d+%", found.evidence
+  )
+  turn = (
+    textured.pose(angles[0])[:3, 2] @ textured.pose(angles[-1 if len(angles) > 2 else 1])[:3, 2]
+  )
+  assert int(told[1]) == round(np.degrees(np.arccos(turn)))
+
+
 def test_the_command_prints_json_and_draws(right, tmp_path, capsys):
   assert inspect_scene.main([str(right[0]), "--json", f"--out={tmp_path}"]) == 0
   found = json.loads(capsys.readouterr().out)
