@@ -224,6 +224,8 @@ def _unexplained(stated: Sequence[Stated], points: Points, tolerated: float) -> 
   evidence = f"median epipolar errors of {numbers} px in {len(bad)} of {len(errors)} pairs"
   if len(blamed) == 1 and len(bad) < len(errors):
     remedy = "leave that view out, or compute the cameras anew"
+    if stated[blamed[0]].mirrored:
+      evidence = "its pose is mirrored (determinant -1), which no camera's is"
     return [Suspicion(f"the camera of {names} does not fit the others", evidence, remedy)]
   remedy = "compute the cameras anew from these very pictures (COLMAP, ns-process-data)"
   return [Suspicion("the cameras do not fit the pictures", evidence, remedy)]

@@ -209,10 +209,15 @@ def read_transforms(path: epath.PathLike) -> Transforms:
   return Transforms(file, top, frames)
 
 
-def camera_to_world(transforms: Transforms, index: int) -> Float[np.ndarray, "4 4"]:
-  """A frame's pose, applied_transform undone, in OpenCV axes, float64. Raises: SceneError."""
+def camera_to_world(
+  transforms: Transforms, index: int, *, mirrored: bool = False
+) -> Float[np.ndarray, "4 4"]:
+  """A frame's pose, applied_transform undone, in OpenCV axes, float64.
+
+  mirrored: whether that passes too, for those who explain it. Raises: SceneError.
+  """
   pose = np.linalg.inv(applied_transform(transforms)) @ stated_pose(transforms, index)
-  _refuse_non_rigid(pose, transforms, index)
+  _refuse_non_rigid(pose, transforms, index, mirrored)
   return pose * OPENGL_TO_OPENCV
 
 
@@ -502,7 +507,7 @@ def _matrix(value: object, shapes: Sequence[tuple[int, int]], what: str) -> np.n
   return matrix
 
 
-def _refuse_non_rigid(pose: np.ndarray, transforms: Transforms, index: int):
+def _refuse_non_rigid(pose: np.ndarray, transforms: Transforms, index: int, mirrored: bool):
   where, file = transforms.where(index), transforms.file
   rotation, determinant = pose[:3, :3], np.linalg.det(pose[:3, :3])
   deviation = np.abs(rotation.T @ rotation - np.eye(3)).max()
@@ -514,7 +519,7 @@ def _refuse_non_rigid(pose: np.ndarray, transforms: Transforms, index: int):
     )
   if np.linalg.matrix_rank(rotation) < 3:
     raise SceneError(f"{where}: its pose is singular (determinant 0); export the cameras again")
-  if determinant < 0:
+  if determinant < 0 and not mirrored:
     scene = file.parent if file.name == "transforms.json" else file
     raise SceneError(
       f"{where}: its pose is mirrored (determinant {determinant:.3g}, wanted 1); "

@@ -118,7 +118,7 @@ def briefly(
 
 
 def as_stated(transforms: scenes.Transforms, index: int) -> tuple[scenes.View, bool]:
-  """A frame as `scene.read_view` reads it, its pose unchecked, and whether it had to be turned.
+  """A frame as `scene.read_view` reads it, or mirrored, and whether it had to be turned.
 
   A picture with the file's width for its height, which an edit refuses, is turned by a quarter.
   Raises: SceneError.
@@ -130,8 +130,7 @@ def as_stated(transforms: scenes.Transforms, index: int) -> tuple[scenes.View, b
   image = np.rot90(image, -quarters)
   hw = image.shape[:2]
   K = cameras.pixel_intrinsics(scenes.intrinsics(transforms, index, hw), hw)
-  to_file = np.linalg.inv(scenes.applied_transform(transforms))
-  c2w = to_file @ scenes.stated_pose(transforms, index) * scenes.OPENGL_TO_OPENCV
+  c2w = scenes.camera_to_world(transforms, index, mirrored=True)
   return scenes.View(image, c2w, K, scenes.lens(transforms, index), quarters), bool(turned)
 
 

@@ -63,6 +63,27 @@ def test_mirrored_poses_are_explained(planted):
   assert "applied_transform is missing" in found.what
 
 
+def test_one_mirrored_pose_is_named(planted):
+  folder, transforms = planted
+  frame = transforms["frames"][2]
+  frame["transform_matrix"] = (np.array(frame["transform_matrix"]) * [-1, 1, 1, 1]).tolist()
+  textured.save(folder, transforms)
+  [found] = inspected(folder).suspicions
+  assert found.what == "the camera of 2.png does not fit the others"
+  assert "mirrored" in found.evidence
+
+
+@pytest.mark.parametrize("stretch", [0, 2])
+def test_a_pose_that_is_no_pose_is_one_sentence(planted, tmp_path, capsys, stretch):
+  folder, transforms = planted
+  frame = transforms["frames"][2]
+  frame["transform_matrix"] = (np.array(frame["transform_matrix"]) * [stretch, 1, 1, 1]).tolist()
+  textured.save(folder, transforms)
+  assert inspect_scene.main([str(folder), f"--out={tmp_path / 'out'}"]) == 1
+  error = capsys.readouterr().err
+  assert "frame 2 (images/2.png): its pose is" in error and error.count("\n") == 1
+
+
 def test_photographs_that_were_turned_are_found_by_their_sides(planted):
   folder, _ = planted
   textured.save(folder, planted[1])
