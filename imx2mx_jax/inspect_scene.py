@@ -26,9 +26,10 @@ from imx2mx_jax import config, pictures, scene_check, sheets
 from imx2mx_jax import scene as scenes
 from imx2mx_jax.errors import SceneError, UserError
 from imx2mx_jax.scene_check import Findings
-from imx2mx_jax.shapes import UInt8, np
+from imx2mx_jax.shapes import Float, UInt8, np
 
 _SIDE = 320  # pixels of a picture on the contact sheet
+_NEAR = 0.12  # of the cameras' extent: nearer to each other, labels would overlap
 
 
 def main(argv: Sequence[str]) -> int:
@@ -127,12 +128,46 @@ def cameras_figure(findings: Findings) -> matplotlib.figure.Figure:
     (x, y), (u, v) = ([part @ axis for axis in plane] for part in (centres, ahead * reach / 2))
     axes.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=1, color="tab:blue", width=4e-3)
     axes.plot(x, y, "o", color="tab:blue")
-    for name, *place in zip(findings.names, x, y, strict=True):
-      axes.annotate(name, place, fontsize=8, xytext=(4, 4), textcoords="offset points")
+    for label, view in camera_labels(findings.names, np.stack([x, y], axis=1)):
+      behind = -14 * np.array([u[view], v[view]]) / (np.hypot(u[view], v[view]) or 1)
+      axes.annotate(
+        label,
+        (x[view], y[view]),
+        behind,
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=8,
+      )
     axes.set_title(title)
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.3)
   return figure
+
+
+def camera_labels(names: Sequence[str], places: Float[np.ndarray, "N 2"]) -> list[tuple[str, int]]:
+  """Short labels, and the view where each stands; cameras that are close together share one.
+
+  What all names begin with and their endings are left out.
+  """
+  stems = [pathlib.PurePath(name).stem for name in names]
+  letters = enumerate(zip(*stems, strict=False))
+  common = next((i for i, here in letters if len(set(here)) > 1), min(map(len, stems)))
+  short = [stem[common:] or stem for stem in stems]
+  near = _NEAR * np.ptp(places, axis=0).max()
+  groups: list[list[int]] = []
+  for view, place in enumerate(places):
+    distances = [np.linalg.norm(place - places[group[0]]) for group in groups]
+    if groups and min(distances) <= near:
+      groups[int(np.argmin(distances))].append(view)
+    else:
+      groups.append([view])
+  label = lambda group: (
+    ", ".join(short[view] for view in group)
+    if len(group) < 3
+    else f"{short[group[0]]} +{len(group) - 1}"
+  )
+  return [(label(group), group[0]) for group in groups]
 
 
 def _inspect(args: argparse.Namespace) -> int:

@@ -215,6 +215,17 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(right, tmp_path, capsys):
   assert printed.out == ""
 
 
+def test_cameras_that_are_close_together_share_a_short_label():
+  names = [f"frame_000{number}.jpg" for number in ("05", "44", "68", "89", "90", "91")]
+  places = np.array([[0, 0], [0, 0.01], [1, 0], [0, 1], [0.02, 1], [0, 1.02]])
+  assert inspect_scene.camera_labels(names, places) == [("05, 44", 0), ("68", 2), ("89 +2", 3)]
+
+
+def test_a_name_that_others_begin_with_stays_whole():
+  places = np.array([[0.0, 0], [1, 0]])
+  assert inspect_scene.camera_labels(["a.png", "ab.png"], places) == [("a", 0), ("b", 1)]
+
+
 class TestPublishedScenes:
   """What is known of three real captures."""
 
