@@ -24,6 +24,7 @@ _AS_GOOD = 1.25  # a simple mistake is believed rather than a fit that is better
 _CLEAR = 0.2  # of the tolerated error: what leaves no more needs no further explanation
 _WORST = 30.0  # an error this many times the tolerated one is as bad as any
 _MATERIAL = 0.02  # of a focal length: as near as matches tell it, and what is worth changing
+_SHIFTS = np.linspace(-0.3, 0.3, 7)  # of a principal point, in parts of the picture
 _FOCAL_FACTORS = np.exp(np.linspace(-0.6, 0.6, 9))
 
 
@@ -162,9 +163,10 @@ def _simple_mistakes(stated: Sequence[Stated]) -> Iterator[tuple[_Doubt, list[St
 def _other_mistakes(
   stated: Sequence[Stated], points: Points, tolerated: float
 ) -> Iterator[tuple[_Doubt, list[Stated]]]:
-  """Focal lengths, and single photographs that are turned."""
+  """Focal lengths, principal points, and single photographs that are turned."""
   if not any(view.mirrored for view in stated):
     yield _fitted_focal_lengths(stated, points, tolerated)
+    yield _fitted_principal_point(stated, points, tolerated)
   for view, quarters in itertools.product(sorted({i for pair in points for i in pair}), (1, 2, 3)):
     doubt = _turned(f"the photograph {stated[view].name} is", quarters)
     yield doubt, [doubt.undo(x) if i == view else x for i, x in enumerate(stated)]
@@ -188,7 +190,7 @@ def _fitted_focal_lengths(
   names = [("fl_x", "fl_y")[axis] for axis in changed]
   old = [stated[0].K[axis, axis] for axis in changed]
   new = " and ".join(
-    f"{name} = {_rounded(value * factors[axis]):g}"
+    f"{name} = {_rounded(value * factors[axis], _MATERIAL * value):g}"
     for name, value, axis in zip(names, old, changed, strict=True)
   )
   first = "" if np.ptp([view.K[0, 0] for view in stated]) < 1 else f" in {stated[0].name}"
@@ -200,17 +202,39 @@ def _fitted_focal_lengths(
   return _Doubt(_unfit(names), remedy, lambda view: _scaled(view, factors)), scaled(factors)
 
 
+def _fitted_principal_point(
+  stated: Sequence[Stated], points: Points, tolerated: float
+) -> tuple[_Doubt, list[Stated]]:
+  """The principal points, all moved by the same part of the picture, that fit the matches best."""
+  moved = lambda shift: [_shifted(view, shift) for view in stated]
+  error = lambda shift: _score(moved(shift), points, tolerated)
+  start = np.array(min(itertools.product(_SHIFTS, repeat=2), key=error))
+  simplex = start + 0.05 * np.eye(3, 2)  # SciPy's own is tiny where the start is zero
+  options = {"xatol": 2e-3, "maxfev": 150, "initial_simplex": simplex}
+  found = scipy.optimize.minimize(error, start, method="Nelder-Mead", options=options)
+  changed, first = moved(found.x), stated[0]
+  (old_x, old_y), within = first.K[:2, 2], _MATERIAL / 2 * max(first.hw)
+  x, y = (_rounded(value, within) for value in changed[0].K[:2, 2])
+  remedy = (
+    f"use about cx = {x:g} and cy = {y:g} instead of {old_x:.0f} and "
+    f"{old_y:.0f} in {first.name} of {first.hw[1]} x {first.hw[0]} pixels (all views: alike), or "
+    "compute the cameras anew"
+  )
+  what = "the principal point cx, cy does not fit the pictures"
+  return _Doubt(what, remedy, lambda view: _shifted(view, found.x)), changed
+
+
 def _unfit(names: Sequence[str]) -> str:
   if len(names) == 1:
     return f"the focal length {names[0]} does not fit the pictures"
   return f"the focal lengths {', '.join(names)} do not fit the pictures"
 
 
-def _rounded(length: float) -> float:
-  """A focal length without digits that the matches do not hold: 502.3 -> 500."""
-  digit = 10.0 ** np.floor(np.log10(_MATERIAL * length))
-  step = max(digit * part for part in (1, 2, 5) if digit * part <= _MATERIAL * length)
-  return float(np.rint(length / step) * step)
+def _rounded(value: float, within: float) -> float:
+  """A number without digits that the matches do not hold: 502.3 within 10 is 500."""
+  digit = 10.0 ** np.floor(np.log10(within))
+  step = max(digit * part for part in (1, 2, 5) if digit * part <= within)
+  return float(np.rint(value / step) * step)
 
 
 def _unexplained(stated: Sequence[Stated], points: Points, tolerated: float) -> list[Suspicion]:
@@ -233,6 +257,13 @@ def _unexplained(stated: Sequence[Stated], points: Points, tolerated: float) -> 
 
 def _scaled(view: Stated, factors: np.ndarray) -> Stated:
   return dataclasses.replace(view, K=view.K * np.diag([*factors, 1]) + view.K * (1 - np.eye(3)))
+
+
+def _shifted(view: Stated, shift: Sequence[float] | np.ndarray) -> Stated:
+  """The principal point moved by parts of the picture's width and height."""
+  K = view.K.copy()
+  K[:2, 2] += np.multiply(shift, view.hw[::-1])
+  return dataclasses.replace(view, K=K)
 
 
 def _rescaled(view: Stated) -> Stated:
