@@ -23,6 +23,8 @@ _BELIEVED = 0.5  # of the error before
 _AS_GOOD = 1.25  # a simple mistake is believed rather than a fit that is better by less than that
 _CLEAR = 0.2  # of the tolerated error: what leaves no more needs no further explanation
 _WORST = 30.0  # an error this many times the tolerated one is as bad as any
+_MATERIAL = 0.02  # of a focal length: as near as matches tell it, and what is worth changing
+_SHIFTS = np.linspace(-0.3, 0.3, 7)  # of a principal point, in parts of the picture
 _FOCAL_FACTORS = np.exp(np.linspace(-0.6, 0.6, 9))
 
 
@@ -161,9 +163,10 @@ def _simple_mistakes(stated: Sequence[Stated]) -> Iterator[tuple[_Doubt, list[St
 def _other_mistakes(
   stated: Sequence[Stated], points: Points, tolerated: float
 ) -> Iterator[tuple[_Doubt, list[Stated]]]:
-  """Focal lengths, and single photographs that are turned."""
+  """Focal lengths, principal points, and single photographs that are turned."""
   if not any(view.mirrored for view in stated):
     yield _fitted_focal_lengths(stated, points, tolerated)
+    yield _fitted_principal_point(stated, points, tolerated)
   for view, quarters in itertools.product(sorted({i for pair in points for i in pair}), (1, 2, 3)):
     doubt = _turned(f"the photograph {stated[view].name} is", quarters)
     yield doubt, [doubt.undo(x) if i == view else x for i, x in enumerate(stated)]
@@ -172,24 +175,66 @@ def _other_mistakes(
 def _fitted_focal_lengths(
   stated: Sequence[Stated], points: Points, tolerated: float
 ) -> tuple[_Doubt, list[Stated]]:
-  """The focal lengths, all times the same two factors, that fit the matches best."""
+  """The focal lengths, all times the same two factors, that fit the matches best.
+
+  A factor that changes nothing material is 1.
+  """
   scaled = lambda factors: [_scaled(view, factors) for view in stated]
   error = lambda logs: _score(scaled(np.exp(logs)), points, tolerated)
   grid = [np.log(pair) for pair in itertools.product(_FOCAL_FACTORS, repeat=2)]
   found = scipy.optimize.minimize(
     error, min(grid, key=error), method="Nelder-Mead", options={"xatol": 2e-3, "maxfev": 150}
   )
-  changed = scaled(np.exp(found.x))
-  x, y = changed[0].K[0, 0], changed[0].K[1, 1]
-  stated_x, stated_y = stated[0].K[0, 0], stated[0].K[1, 1]
-  what = "the focal lengths fl_x, fl_y do not fit the pictures"
+  factors = np.exp(np.where(np.abs(found.x) < _MATERIAL, 0, found.x))
+  changed = [axis for axis in (0, 1) if factors[axis] != 1]
+  names = [("fl_x", "fl_y")[axis] for axis in changed]
+  old = [stated[0].K[axis, axis] for axis in changed]
+  new = " and ".join(
+    f"{name} = {_rounded(value * factors[axis], _MATERIAL * value):g}"
+    for name, value, axis in zip(names, old, changed, strict=True)
+  )
   first = "" if np.ptp([view.K[0, 0] for view in stated]) < 1 else f" in {stated[0].name}"
   remedy = (
-    f"use about fl_x = {x:.0f} and fl_y = {y:.0f} instead of {stated_x:.0f} and {stated_y:.0f}"
-    f"{first} (all views: times {x / stated_x:.3g} and {y / stated_y:.3g}), or compute the cameras "
-    "anew"
+    f"use about {new} instead of {' and '.join(f'{value:.0f}' for value in old)}{first} (all "
+    f"views: times {' and '.join(f'{factors[axis]:.2f}' for axis in changed)}), or compute the "
+    "cameras anew"
   )
-  return _Doubt(what, remedy, lambda view: _scaled(view, np.exp(found.x))), changed
+  return _Doubt(_unfit(names), remedy, lambda view: _scaled(view, factors)), scaled(factors)
+
+
+def _fitted_principal_point(
+  stated: Sequence[Stated], points: Points, tolerated: float
+) -> tuple[_Doubt, list[Stated]]:
+  """The principal points, all moved by the same part of the picture, that fit the matches best."""
+  moved = lambda shift: [_shifted(view, shift) for view in stated]
+  error = lambda shift: _score(moved(shift), points, tolerated)
+  start = np.array(min(itertools.product(_SHIFTS, repeat=2), key=error))
+  simplex = start + 0.05 * np.eye(3, 2)  # SciPy's own is tiny where the start is zero
+  options = {"xatol": 2e-3, "maxfev": 150, "initial_simplex": simplex}
+  found = scipy.optimize.minimize(error, start, method="Nelder-Mead", options=options)
+  changed, first = moved(found.x), stated[0]
+  (old_x, old_y), within = first.K[:2, 2], _MATERIAL / 2 * max(first.hw)
+  x, y = (_rounded(value, within) for value in changed[0].K[:2, 2])
+  remedy = (
+    f"use about cx = {x:g} and cy = {y:g} instead of {old_x:.0f} and "
+    f"{old_y:.0f} in {first.name} of {first.hw[1]} x {first.hw[0]} pixels (all views: alike), or "
+    "compute the cameras anew"
+  )
+  what = "the principal point cx, cy does not fit the pictures"
+  return _Doubt(what, remedy, lambda view: _shifted(view, found.x)), changed
+
+
+def _unfit(names: Sequence[str]) -> str:
+  if len(names) == 1:
+    return f"the focal length {names[0]} does not fit the pictures"
+  return f"the focal lengths {', '.join(names)} do not fit the pictures"
+
+
+def _rounded(value: float, within: float) -> float:
+  """A number without digits that the matches do not hold: 502.3 within 10 is 500."""
+  digit = 10.0 ** np.floor(np.log10(within))
+  step = max(digit * part for part in (1, 2, 5) if digit * part <= within)
+  return float(np.rint(value / step) * step)
 
 
 def _unexplained(stated: Sequence[Stated], points: Points, tolerated: float) -> list[Suspicion]:
@@ -203,6 +248,8 @@ def _unexplained(stated: Sequence[Stated], points: Points, tolerated: float) -> 
   evidence = f"median epipolar errors of {numbers} px in {len(bad)} of {len(errors)} pairs"
   if len(blamed) == 1 and len(bad) < len(errors):
     remedy = "leave that view out, or compute the cameras anew"
+    if stated[blamed[0]].mirrored:
+      evidence = "its pose is mirrored (determinant -1), which no camera's is"
     return [Suspicion(f"the camera of {names} does not fit the others", evidence, remedy)]
   remedy = "compute the cameras anew from these very pictures (COLMAP, ns-process-data)"
   return [Suspicion("the cameras do not fit the pictures", evidence, remedy)]
@@ -210,6 +257,13 @@ def _unexplained(stated: Sequence[Stated], points: Points, tolerated: float) -> 
 
 def _scaled(view: Stated, factors: np.ndarray) -> Stated:
   return dataclasses.replace(view, K=view.K * np.diag([*factors, 1]) + view.K * (1 - np.eye(3)))
+
+
+def _shifted(view: Stated, shift: Sequence[float] | np.ndarray) -> Stated:
+  """The principal point moved by parts of the picture's width and height."""
+  K = view.K.copy()
+  K[:2, 2] += np.multiply(shift, view.hw[::-1])
+  return dataclasses.replace(view, K=K)
 
 
 def _rescaled(view: Stated) -> Stated:

@@ -62,8 +62,7 @@ def consistent(points: Float[np.ndarray, "2 M 2"], within: float = 2.0) -> Bool[
   count = points.shape[1]
   if count < _FEWEST_FOR_GEOMETRY:
     return np.zeros(count, bool)
-  cv2.setRNGSeed(0)
-  _, mask = cv2.findFundamentalMat(*points, cv2.USAC_MAGSAC, within, 0.999, 10000)
+  mask = _ransac(points, within)
   inside = np.zeros(count, bool) if mask is None else mask[:, 0].astype(bool)
   return inside if inside.sum() >= _FEWEST_FOR_GEOMETRY else np.zeros(count, bool)
 
@@ -111,6 +110,16 @@ def in_front(
   (aa, ab), (_, bb) = np.einsum("imk,jmk->ijm", rays, rays)
   a, b = rays @ baseline
   return (a * bb - b * ab > 0) & (a * ab - b * aa > 0)
+
+
+def _ransac(points: np.ndarray, within: float) -> np.ndarray | None:
+  """OpenCV's mask of inliers; MAGSAC ends in an assertion of its own on a few good sets."""
+  find = lambda method: cv2.findFundamentalMat(*points, method, within, 0.999, 10000)[1]
+  cv2.setRNGSeed(0)
+  try:
+    return find(cv2.USAC_MAGSAC)
+  except cv2.error:
+    return find(cv2.FM_RANSAC)
 
 
 def _nearest(queries: np.ndarray, candidates: np.ndarray) -> dict[int, int]:

@@ -113,7 +113,7 @@ def load_scene(
   views = [read_view(transforms, index, authors=authors) for index in chosen]
   if undistort and not authors:
     views = [straightened(view) for view in views]
-  _warn_of_distortion(transforms, chosen, views)
+  _warn_of_distortion(transforms, chosen, views, authors)
   images, c2w, K = zip(*(cropped(view, size, authors) for view in views), strict=True)
   return Scene(
     np.stack(images),
@@ -209,10 +209,15 @@ def read_transforms(path: epath.PathLike) -> Transforms:
   return Transforms(file, top, frames)
 
 
-def camera_to_world(transforms: Transforms, index: int) -> Float[np.ndarray, "4 4"]:
-  """A frame's pose, applied_transform undone, in OpenCV axes, float64. Raises: SceneError."""
+def camera_to_world(
+  transforms: Transforms, index: int, *, mirrored: bool = False
+) -> Float[np.ndarray, "4 4"]:
+  """A frame's pose, applied_transform undone, in OpenCV axes, float64.
+
+  mirrored: whether that passes too, for those who explain it. Raises: SceneError.
+  """
   pose = np.linalg.inv(applied_transform(transforms)) @ stated_pose(transforms, index)
-  _refuse_non_rigid(pose, transforms.where(index))
+  _refuse_non_rigid(pose, transforms, index, mirrored)
   return pose * OPENGL_TO_OPENCV
 
 
@@ -422,7 +427,10 @@ def _pixels(picture: Image.Image, where: str) -> np.ndarray:
 
 
 def choose(
-  transforms: Transforms, frames: Sequence[int | str], fewest: int = FEWEST_VIEWS
+  transforms: Transforms,
+  frames: Sequence[int | str],
+  fewest: int = FEWEST_VIEWS,
+  most: float = MOST_VIEWS,
 ) -> list[int]:
   """Positions in the file's list, in the user's order; none means all. Raises: SceneError."""
   files = {i: str(frame.get("file_path", "")) for i, frame in enumerate(transforms.frames)}
@@ -435,9 +443,9 @@ def choose(
       f"{transforms.file}: {len(chosen)} view was chosen of {len(files)}, but an edit "
       f"needs at least {FEWEST_VIEWS}; choose more frames"
     )
-  if len(chosen) > MOST_VIEWS:
+  if len(chosen) > most:
     raise SceneError(
-      f"{transforms.file}: {len(chosen)} views are more than the {MOST_VIEWS} that can be edited "
+      f"{transforms.file}: {len(chosen)} views are more than the {most} that can be edited "
       "together; choose some frames by index or file name"
     )
   return chosen
@@ -499,7 +507,8 @@ def _matrix(value: object, shapes: Sequence[tuple[int, int]], what: str) -> np.n
   return matrix
 
 
-def _refuse_non_rigid(pose: np.ndarray, where: str):
+def _refuse_non_rigid(pose: np.ndarray, transforms: Transforms, index: int, mirrored: bool):
+  where, file = transforms.where(index), transforms.file
   rotation, determinant = pose[:3, :3], np.linalg.det(pose[:3, :3])
   deviation = np.abs(rotation.T @ rotation - np.eye(3)).max()
   if np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6:
@@ -510,10 +519,12 @@ def _refuse_non_rigid(pose: np.ndarray, where: str):
     )
   if np.linalg.matrix_rank(rotation) < 3:
     raise SceneError(f"{where}: its pose is singular (determinant 0); export the cameras again")
-  if determinant < 0:
+  if determinant < 0 and not mirrored:
+    scene = file.parent if file.name == "transforms.json" else file
     raise SceneError(
       f"{where}: its pose is mirrored (determinant {determinant:.3g}, wanted 1); "
-      "export right-handed camera-to-world matrices with OpenGL axes"
+      "export right-handed camera-to-world matrices with OpenGL axes; to see which flip it is: "
+      f"python -m imx2mx_jax.inspect_scene {scene}"
     )
   if deviation > 1e-3:
     raise SceneError(
@@ -532,7 +543,9 @@ def _refuse_identical_poses(
       )
 
 
-def _warn_of_distortion(transforms: Transforms, chosen: Sequence[int], views: Sequence[View]):
+def _warn_of_distortion(
+  transforms: Transforms, chosen: Sequence[int], views: Sequence[View], authors: bool
+):
   displacements = [
     cameras.lens_displacement(view.K, view.image.shape[:2], view.lens) for view in views
   ]
@@ -541,9 +554,11 @@ def _warn_of_distortion(transforms: Transforms, chosen: Sequence[int], views: Se
     return
   height, width = views[worst].image.shape[:2]
   logging.warning(
-    "%s: the lens distortion in the file is not honoured; it moves points at the picture's border "
-    "by up to %.1f pixels of %d x %d; undistort the pictures where that matters.",
+    "%s: the lens distortion in the file is ignored, as %s asks; it moves points at the picture's "
+    "border by up to %.1f pixels of %d x %d; leave that setting out to have the pictures "
+    "undistorted.",
     transforms.where(chosen[worst]),
+    "--config.compat=authors" if authors else "--config.scene.undistort=false",
     displacements[worst],
     width,
     height,

@@ -6,6 +6,7 @@ start of every edit.
 
 import dataclasses
 import itertools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -14,12 +15,19 @@ import cv2
 from imx2mx_jax import cameras, doubts, matches, pictures
 from imx2mx_jax import scene as scenes
 from imx2mx_jax.doubts import Stated, Suspicion
-from imx2mx_jax.shapes import Float, UInt8, np
+from imx2mx_jax.shapes import Float, np
 
 _TOLERATED = 0.003  # median epipolar error, in parts of the longer side
 _LONGEST_SIDE = 1600  # pixels; larger pictures are reduced before they are matched
+_FEATURES, _FEATURES_OF_MANY = 4000, 2000
 _BRIEF_SIDE, _BRIEF_FEATURES, _BRIEF_PAIRS = 640, 1000, 3
 _NO_OVERLAP = 0.1
+_MOST_FOR_ALL_PAIRS = 20  # views; every two of more take minutes
+
+
+NEIGHBOURS = 8
+"""With so many views each one is matched, of those that look most nearly its way, if all pairs are
+too many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,28 +49,36 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-  """What an inspection found. distortion_px: how far lenses move points at most, as stated."""
+  """What an inspection found.
+
+  left_out: how many pairs were not matched. distortion_px: how far lenses move points at most, as
+  stated; undistorted: whether that was believed.
+  """
 
   names: tuple[str, ...]
   c2w: Float[np.ndarray, "N 4 4"]
   K: Float[np.ndarray, "N 3 3"]
   sizes: tuple[tuple[int, int], ...]
   pairs: tuple[Pair, ...]
+  left_out: int
   distortion_px: float
+  undistorted: bool
   suspicions: tuple[Suspicion, ...]
 
 
 def inspect(
   transforms: scenes.Transforms, chosen: Sequence[int], *, undistort: bool = True
 ) -> Findings:
-  """Matches every two of the chosen frames. undistort: whether to believe the file's lens.
+  """Matches every two of the chosen frames, or neighbours if they are many.
+
+  undistort: whether to believe the file's lens.
 
   Raises: SceneError for what cannot be read at all.
   """
-  views = [_read(transforms, index, undistort, _LONGEST_SIDE) for index in chosen]
-  features = [matches.sift_features(view.picture) for view in views]
-  pairs = list(itertools.combinations(range(len(views)), 2))
-  candidates = {pair: _matched(views, features, pair) for pair in pairs}
+  most = _FEATURES if len(chosen) <= _MOST_FOR_ALL_PAIRS else _FEATURES_OF_MANY
+  views = [_read(transforms, index, undistort, _LONGEST_SIDE, most) for index in chosen]
+  pairs = _to_match([view.stated.c2w for view in views])
+  candidates = {pair: _matched(views, pair) for pair in pairs}
   points = _kept(candidates)
   stated, turned = _with_turned_sizes(views, points)
   tolerated = _tolerated(stated)
@@ -76,7 +92,9 @@ def inspect(
     np.stack([view.K for view in stated]),
     tuple(view.hw for view in stated),
     tuple(_pair(best, focus, pair, candidates, points, errors) for pair in pairs),
-    max(cameras.lens_displacement(view.K, view.hw, view.lens) for view in stated),
+    math.comb(len(views), 2) - len(pairs),
+    max(view.distortion_px for view in views),
+    undistort,
     tuple(suspicions),
   )
 
@@ -89,10 +107,9 @@ def briefly(
   angle = lambda pair: _angle(c2w[pair[0]], c2w[pair[1]])
   nearest = sorted(itertools.combinations(chosen, 2), key=angle)[:_BRIEF_PAIRS]
   read = sorted({index for pair in nearest for index in pair})
-  views = [_read(transforms, index, undistort, _BRIEF_SIDE) for index in read]
-  features = [matches.sift_features(view.picture, _BRIEF_FEATURES) for view in views]
+  views = [_read(transforms, index, undistort, _BRIEF_SIDE, _BRIEF_FEATURES) for index in read]
   pairs = [(read.index(first), read.index(second)) for first, second in nearest]
-  points = _kept({pair: _matched(views, features, pair) for pair in pairs})
+  points = _kept({pair: _matched(views, pair) for pair in pairs})
   stated = [view.stated for view in views]
   _, suspicions = doubts.suspect(stated, points, _tolerated(stated))
   poses = [c2w[index] for index in chosen]
@@ -100,49 +117,80 @@ def briefly(
   return tuple([*suspicions, *_behind(names, poses)])
 
 
-@dataclasses.dataclass(frozen=True)
-class _View:
-  """scale: by which the picture was reduced. turned: whether its sides are those of the file."""
+def as_stated(transforms: scenes.Transforms, index: int) -> tuple[scenes.View, bool]:
+  """A frame as `scene.read_view` reads it, or mirrored, and whether it had to be turned.
 
-  picture: UInt8[np.ndarray, "H W 3"]
-  scale: float
-  turned: bool
-  stated: Stated
-
-
-def _read(transforms: scenes.Transforms, index: int, undistort: bool, longest: int) -> _View:
+  A picture with the file's width for its height, which an edit refuses, is turned by a quarter.
+  Raises: SceneError.
+  """
   image, orientation = scenes.read_picture(transforms, index)
   hw = image.shape[:2]
   turned = orientation == 1 and scenes.turned_size(transforms, index, hw)
-  if turned:
-    image = np.rot90(image)
-  else:
-    image = np.rot90(image, -scenes.quarters_from_file(transforms, index, hw, orientation))
+  quarters = -1 if turned else scenes.quarters_from_file(transforms, index, hw, orientation)
+  image = np.rot90(image, -quarters)
   hw = image.shape[:2]
   K = cameras.pixel_intrinsics(scenes.intrinsics(transforms, index, hw), hw)
-  picture, scale = pictures.to_uint8(image), min(1.0, longest / max(hw))
+  c2w = scenes.camera_to_world(transforms, index, mirrored=True)
+  return scenes.View(image, c2w, K, scenes.lens(transforms, index), quarters), bool(turned)
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+  """A frame to be matched.
+
+  features: of the picture reduced by scale. turned: whether it was turned by a quarter.
+  distortion_px: how far the file's lens moves points at most.
+  """
+
+  features: matches.Features
+  scale: float
+  turned: bool
+  distortion_px: float
+  stated: Stated
+
+
+def _read(
+  transforms: scenes.Transforms, index: int, undistort: bool, longest: int, most: int
+) -> _View:
+  view, turned = as_stated(transforms, index)
+  hw = view.image.shape[:2]
+  picture, scale = pictures.to_uint8(view.image), min(1.0, longest / max(hw))
   if scale < 1:
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
   stated = Stated(
     _name(transforms, index),
     scenes.stated_pose(transforms, index),
     scenes.applied_transform(transforms),
-    K,
-    scenes.lens(transforms, index) if undistort else {},
+    view.K,
+    view.lens if undistort else {},
     hw,
   )
-  return _View(picture, scale, bool(turned), stated)
+  distortion = cameras.lens_displacement(view.K, hw, view.lens)
+  return _View(matches.sift_features(picture, most), scale, turned, distortion, stated)
 
 
 def _name(transforms: scenes.Transforms, index: int) -> str:
   return pathlib.PurePath(transforms.frames[index]["file_path"]).name
 
 
-def _matched(
-  views: Sequence[_View], features: Sequence[matches.Features], pair: tuple[int, int]
-) -> Float[np.ndarray, "2 M 2"]:
-  scales = np.array([views[i].scale for i in pair])
-  return matches.match(features[pair[0]], features[pair[1]]) / scales[:, None, None]
+def _to_match(c2w: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+  """Every two of few views; of many, each with its neighbours and with the next.
+
+  The next views, neighbours in most captures, link all, and are of use where the poses are wrong.
+  """
+  if len(c2w) <= _MOST_FOR_ALL_PAIRS:
+    return list(itertools.combinations(range(len(c2w)), 2))
+  angles = np.array([[_angle(first, second) for second in c2w] for first in c2w])
+  np.fill_diagonal(angles, np.inf)
+  nearest = angles.argsort(axis=1)[:, :NEIGHBOURS]
+  pairs = {(min(i, j), max(i, j)) for i, row in enumerate(nearest.tolist()) for j in row}
+  return sorted(pairs | set(itertools.pairwise(range(len(c2w)))))
+
+
+def _matched(views: Sequence[_View], pair: tuple[int, int]) -> Float[np.ndarray, "2 M 2"]:
+  first, second = (views[i] for i in pair)
+  scales = np.array([first.scale, second.scale])
+  return matches.match(first.features, second.features) / scales[:, None, None]
 
 
 def _kept(candidates: doubts.Points) -> doubts.Points:
@@ -193,7 +241,7 @@ def _pair(
     points[pair].shape[1] if pair in points else 0,
     errors[pair] if pair in errors and np.isfinite(errors[pair]) else None,
     _angle(first.c2w, second.c2w),
-    (_overlap(first, second, focus) + _overlap(second, first, focus)) / 2,
+    _shared(first, second, focus),
   )
 
 
@@ -207,6 +255,11 @@ def _focus(c2w: Sequence[np.ndarray]) -> Float[np.ndarray, " 3"]:
   across = [np.eye(3) - np.outer(pose[:3, 2], pose[:3, 2]) for pose in c2w]
   middle = sum(part @ pose[:3, 3] for part, pose in zip(across, c2w, strict=True))
   return np.linalg.lstsq(sum(across), middle, rcond=1e-3)[0]
+
+
+def _shared(first: Stated, second: Stated, focus: np.ndarray) -> float:
+  """The overlap of two views, the mean of both ways."""
+  return (_overlap(first, second, focus) + _overlap(second, first, focus)) / 2
 
 
 def _overlap(seeing: Stated, other: Stated, focus: np.ndarray) -> float:
@@ -230,7 +283,15 @@ def _unseen(stated: Sequence[Stated], focus: np.ndarray, points: doubts.Points) 
   names, poses = [view.name for view in stated], [view.c2w for view in stated]
   if not points:
     what = "no two views share enough for their cameras to be checked"
-    evidence = "SIFT finds fewer than 16 matches of one geometry in every pair"
+    angle = lambda pair: _angle(pair[0].c2w, pair[1].c2w)
+    nearest = min(itertools.combinations(stated, 2), key=angle)
+    which = (
+      "the two" if len(stated) == 2 else f"{nearest[0].name} and {nearest[1].name}, the nearest,"
+    )
+    evidence = (
+      "SIFT finds fewer than 16 matches of one geometry in every pair; by the cameras "
+      f"{which} are {angle(nearest):.0f} degrees apart and share {_shared(*nearest, focus):.0%}"
+    )
     return [Suspicion(what, evidence, "choose views that overlap, at most 30 degrees apart")]
   behind = _behind(names, poses)
   group = _largest_group(points, len(stated))

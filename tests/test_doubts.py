@@ -1,6 +1,7 @@
 """Cameras with one planted mistake each: it is named, and what undoes it."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -107,6 +108,29 @@ def test_focal_lengths_that_fit_are_found():
   assert "fl_x, fl_y do not fit" in found.what
   factors = np.array(found.remedy.split("times ")[1].split(")")[0].split(" and "), float)
   np.testing.assert_allclose(factors, [520 / 600, 480 / 430], rtol=0.03)
+
+
+def test_only_the_focal_length_that_does_not_fit_is_named():
+  [found] = suspicions(planted(K=lambda K: entries(K, 520, 400)))
+  assert found.what == "the focal length fl_y does not fit the pictures"
+  assert "about fl_y = 480 instead of 400 (all views: times 1.20)" in found.remedy
+  assert "fl_x" not in found.remedy
+
+
+@pytest.mark.parametrize(("cx", "cy"), [(250, 230), (330, 300), (400, 170)])
+def test_a_principal_point_that_fits_is_found(cx, cy):
+  [found] = suspicions(planted(K=lambda K: entries(K, 520, 480, cx, cy)))
+  assert found.what == "the principal point cx, cy does not fit the pictures"
+  told = [float(x) for x in re.findall(r"c[xy] = (\d+)", found.remedy)]
+  np.testing.assert_allclose(told, [330, 230], atol=12)
+  assert f"instead of {cx} and {cy}" in found.remedy
+
+
+@pytest.mark.parametrize(
+  ("length", "wanted"), [(502.3, 500), (451, 450), (1237, 1240), (98.7, 99), (0.912, 0.91)]
+)
+def test_a_focal_length_is_told_to_two_percent(length, wanted):
+  assert doubts._rounded(length, 0.02 * length) == pytest.approx(wanted)
 
 
 def test_two_mistakes_are_both_found():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from imx2mx_jax import matches
+from tests import textured
 
 K = np.array([[500.0, 0, 160], [0, 480, 120], [0, 0, 1]])
 
@@ -66,6 +67,15 @@ def test_a_picture_matches_itself_moved():
   first, second = matches.sift_matches(picture[:, :300], picture[:, 7:307])
   assert len(first) > 50
   np.testing.assert_allclose(np.median(first - second, axis=0), [7, 0], atol=0.05)
+
+
+def test_matches_that_opencv_ends_in_an_assertion_on_have_a_geometry():
+  angles = np.linspace(-24, 24, 22)[:2]
+  features = [
+    matches.sift_features(textured.photograph(textured.pose(angle)), 400) for angle in angles
+  ]
+  points = matches.match(*features)
+  assert matches.consistent(points).mean() > 0.9
 
 
 def test_an_even_picture_has_no_features():

@@ -345,9 +345,12 @@ class TestLensDistortion:
     folder.top |= {"fl_x": 40.0, "fl_y": 40.0, "cx": 20.0, "cy": 15.0, "k1": 0.1}
     folder.frames[2] |= {"k1": 0.2}
     wanted = 40 * 0.2 * math.hypot(0.5, 0.375) ** 3
-    for option in ({"undistort": False}, {"authors": True}):
+    options = {"scene.undistort=false": {"undistort": False}, "compat=authors": {"authors": True}}
+    for setting, option in options.items():
       [message] = self.warnings(folder, caplog, **option)
-      says(message, folder.file, "frame 2", f"up to {wanted:.1f} pixels of 40 x 30", "undistort")
+      asked = f"ignored, as --config.{setting} asks"
+      says(message, folder.file, "frame 2", f"up to {wanted:.1f} pixels of 40 x 30", asked)
+      says(message, "leave that setting out to have the pictures undistorted")
       caplog.clear()
     assert not self.warnings(folder, caplog)
 
@@ -495,7 +498,8 @@ class TestComplaintsAboutPoses:
 
   def test_mirrored(self, folder):
     matrix = np.array(pose(1)) * [-1, 1, 1, 1]
-    self.refused(folder, matrix.tolist(), "mirrored", "determinant -1", "right-handed")
+    which = f"which flip it is: python -m imx2mx_jax.inspect_scene {folder.path}"
+    self.refused(folder, matrix.tolist(), "mirrored", "determinant -1", "right-handed", which)
 
   def test_scaled_or_sheared(self, folder):
     scaled = np.array(pose(1)) * [2, 2, 2, 1]
