@@ -24,7 +24,7 @@ import cv2
 from etils import epath
 
 from imx2mx_jax import masks, pictures, sheets, tokenizer, weights
-from imx2mx_jax.errors import RunFolderError, UserError
+from imx2mx_jax.errors import ConfigError, RunFolderError, UserError
 from imx2mx_jax.evaluate import runs
 from imx2mx_jax.evaluate.runs import Captions, Run
 from imx2mx_jax.metrics import background, clip_scores, controls, epipolar, warp
@@ -71,13 +71,16 @@ class _Measured:
 def measure(run: Run, options: Options = _AS_THE_RUN_SAYS) -> dict[str, Any]:
   """Measures a run, writes metrics.json and the map of the warp error, and gives the former.
 
-  Raises RunFolderError where they cannot be written.
+  Raises RunFolderError where they cannot be written, and ConfigError for a caption in the options
+  that CLIP cannot read; what was measured before stays then.
   """
   found, judged, absent = {}, {}, {}
   for name, take in _MEASURES.items():
     try:
       result = take(run, options)
     except UserError as error:
+      if isinstance(error, ConfigError) and options.captions.known:
+        raise
       absent[name] = str(error)
       continue
     judged |= result.judged

@@ -79,6 +79,13 @@ def test_given_captions_are_used_and_remembered(tmp_path, capsys):
   assert metrics(folder)["clip"]["edited_caption"] == "a cube on grass at sunset"
 
 
+def test_a_caption_that_clip_cannot_read_costs_no_earlier_measurement(truth, capsys):
+  before = metrics(truth)
+  assert evaluated(truth, CLIP, f"--edited_caption={'a red cube and ' * 20}") == 1
+  assert capsys.readouterr().err.count("\n") == 1
+  assert metrics(truth) == before
+
+
 def test_a_mask_says_what_the_background_is(tmp_path):
   edited = views(SCENE / "images")
   edited[:, : SIZE // 2] = 255
