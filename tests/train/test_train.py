@@ -114,7 +114,7 @@ def test_a_teacher_comes_with_what_it_was_trained_with(trained):
     assert np.allclose(array, start, atol=STEPS * 0.01), path
 
 
-@pytest.mark.parametrize("model", ["vae", "student"])
+@pytest.mark.parametrize("model", ["vae", pytest.param("student", marks=pytest.mark.slow)])
 def test_a_training_that_was_stopped_ends_as_one_that_was_not(trained, cache, tmp_path, model):
   folder, given = tmp_path / "run", settings(model, trained)
   with support.started(cache, model, folder, **given) as process:
