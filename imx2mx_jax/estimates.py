@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import psutil
 from jax.sharding import Mesh
 
-from imx2mx_jax import edit, flops, remote, weights
+from imx2mx_jax import edit, flops, weights
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import ConfigError, RunFolderError
 from imx2mx_jax.shapes import Params
@@ -146,7 +146,7 @@ def by_preset(run: RunConfig, views: int) -> str:
 def licences(run: RunConfig) -> Iterator[str]:
   """A line for each of the run's models, but for those under this project's own licence."""
   models = edit.models_of(run)
-  if (remote.here(run.metric_clip) / weights.INFO).exists():
+  if weights.is_converted(run.metric_clip):
     models |= {"metric_clip": run.metric_clip}
   for kind, folder in models.items():
     info = weights.read_info(folder, kind)

@@ -110,8 +110,8 @@ def optimizer(
 def stacked(rule: optax.GradientTransformation) -> optax.GradientTransformation:
   """The same rule on stacks: kernels of equal shape lie in one array, and so do other parameters.
 
-  For rules of many operations, as Muon's: they become one for a stack, which compiles and runs
-  several times faster. Parameters are a flat dict of paths.
+  For rules of many operations, as Muon's: a stack takes them once, so that there is less to
+  compile. Parameters are a flat dict of paths.
   """
 
   def stack(tree: Any) -> Any:

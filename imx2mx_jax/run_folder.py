@@ -348,7 +348,7 @@ def _kinds(run: RunConfig) -> dict[str, str]:
 def _notice(run: RunConfig) -> str:
   parts = ["The pictures and weights in this folder were made with these models.\n"]
   read = [(kind, flat_settings(run)[name]) for name, kind in _kinds(run).items()]
-  if (remote.here(run.metric_clip) / weights.INFO).exists():  # without it CLIP measures nothing
+  if weights.is_converted(run.metric_clip):  # without it CLIP measures nothing
     read.append(("metric_clip", run.metric_clip))
   for kind, folder in read:
     info = weights.read_info(folder, kind)

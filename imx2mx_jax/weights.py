@@ -91,6 +91,11 @@ def write_info(folder: pathlib.Path, info: ModelInfo) -> None:
   (folder / INFO).write_text(json.dumps(dataclasses.asdict(info), indent=1) + "\n")
 
 
+def is_converted(folder: str) -> bool:
+  """Whether a converted model lies there."""
+  return (remote.here(folder) / INFO).exists()
+
+
 def read_info(folder: str | os.PathLike, kind: str) -> ModelInfo:
   """What a converted folder holds. Reads model.json only.
 

@@ -93,7 +93,7 @@ MAY_IMPORT = {
     "tokenizer",
     "weights",
   },
-  "estimates": {"config", "edit", "flops", "remote", "terminal", "weights"},
+  "estimates": {"config", "edit", "flops", "terminal", "weights"},
   "journal": {"sheets"},
   "resumable": {"checkpoint"},
   "run_folder": {
