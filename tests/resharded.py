@@ -38,6 +38,7 @@ def main(folder: str, devices: str) -> None:
   found = kept.last_state(wanted)
   step, found = kept.step, sharding.put(mesh, state) if found is None else found
   kept.save(step + 1, found)
+  kept.settle()
   bits = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(found))
   digest = hashlib.sha256(bits).hexdigest()
   part = found[KERNEL].sharding.shard_shape(found[KERNEL].shape)
