@@ -3,15 +3,18 @@
 They are read and written by pycolmap, which the extra `colmap` installs.
 """
 
-from collections.abc import Sequence
+import pathlib
+import tempfile
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from etils import epath
+from PIL import Image
 
 from imx2mx_jax import remote
 from imx2mx_jax.errors import SceneError
-from imx2mx_jax.shapes import Float, np
+from imx2mx_jax.shapes import Float, UInt8, np
 
 _MODELS = ("", "sparse", "sparse/0", "colmap/sparse/0", "0")
 _PICTURES = ("images", "edited", "")
@@ -61,27 +64,57 @@ def read(file: epath.Path) -> list[dict[str, Any]]:
 
 def write(
   folder: epath.Path,
-  names: Sequence[str],
+  images: Mapping[str, UInt8[np.ndarray, "H W 3"]],
   c2w: Float[np.ndarray, "N 4 4"],
   K: Float[np.ndarray, "N 3 3"],
-  hw: tuple[int, int],
 ) -> None:
-  """Writes a text model of pinhole cameras, without points. c2w: OpenCV axes. K: in pixels."""
+  """Writes a text model: pinhole cameras, and the points that the pictures share.
+
+  images: {name: picture}, in the cameras' order. c2w: OpenCV axes. K: in pixels. Pictures without
+  texture, or that see nothing in common, have no points.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory() as work:
+    model = _with_points(_pinholes(images, c2w, K), images, pathlib.Path(work))
+    model.write_text(work)
+    for file in pathlib.Path(work).glob("*.txt"):
+      (folder / file.name).write_bytes(file.read_bytes())
+
+
+def _pinholes(images: Mapping[str, np.ndarray], c2w: np.ndarray, K: np.ndarray) -> Any:
+  """A pycolmap.Reconstruction with a camera to each picture."""
   pycolmap = library()
   model = pycolmap.Reconstruction()
-  for number, (name, pose, k) in enumerate(zip(names, c2w, K, strict=True), start=1):
+  views = sorted(zip(images, c2w, K, strict=True), key=lambda view: view[0])  # as pycolmap imports
+  for number, (name, pose, k) in enumerate(views, start=1):
+    height, width = images[name].shape[:2]
+    params = [k[0, 0], k[1, 1], k[0, 2], k[1, 2]]
     camera = pycolmap.Camera(
-      model="PINHOLE",
-      width=hw[1],
-      height=hw[0],
-      params=[k[0, 0], k[1, 1], k[0, 2], k[1, 2]],
-      camera_id=number,
+      model="PINHOLE", width=width, height=height, params=params, camera_id=number
     )
     model.add_camera_with_trivial_rig(camera)
     image = pycolmap.Image(name=name, camera_id=number, image_id=number)
     model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.linalg.inv(pose)[:3]))
-  folder.mkdir(parents=True, exist_ok=True)
-  model.write_text(str(folder))
+  return model
+
+
+def _with_points(model: Any, images: Mapping[str, np.ndarray], work: pathlib.Path) -> Any:
+  """The model with the points that SIFT finds again in another picture, placed by its cameras."""
+  pycolmap = library()
+  pycolmap.set_random_seed(0)
+  (work / "images").mkdir()
+  for name, image in images.items():
+    Image.fromarray(image).save(work / "images" / name)
+  pictures, names = (work / "points.db", work / "images"), list(images)
+  pinhole = pycolmap.ImageReaderOptions(camera_model="PINHOLE")
+  each = pycolmap.CameraMode.PER_IMAGE
+  pycolmap.Database.open(pictures[0]).close()
+  pycolmap.import_images(*pictures, each, names, pinhole)
+  pycolmap.extract_features(*pictures, names, each, pinhole)
+  pycolmap.match_exhaustive(pictures[0])
+  options = pycolmap.IncrementalPipelineOptions(random_seed=0)
+  options.triangulation.ignore_two_view_tracks = False
+  return pycolmap.triangulate_points(model, *pictures, work, options=options)
 
 
 def library() -> ModuleType:
@@ -92,6 +125,7 @@ def library() -> ModuleType:
     raise SceneError(
       'COLMAP models need pycolmap; install it with pip install "imx2mx_jax[colmap]"'
     ) from None
+  pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
   return pycolmap
 
 

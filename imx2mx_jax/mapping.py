@@ -97,7 +97,6 @@ def find_cameras(files: Sequence[pathlib.Path], work: pathlib.Path) -> Mapped:
   SceneError for a picture that cannot be read.
   """
   pycolmap = colmap.library()
-  pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
   pycolmap.set_random_seed(0)
   (work / "images").mkdir()
   groups: dict[tuple, list[str]] = {}

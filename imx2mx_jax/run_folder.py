@@ -217,19 +217,20 @@ class RunFolder(Resumable):
       for file, image in zip(files, images, strict=True):
         for folder in folders:
           self._write(f"{folder}/{file}", sheets.png(image))
-      self._write_cameras(scene, files, images.shape[1:3])
+      self._write_cameras(scene, dict(zip(files, images, strict=True)))
       self._write("grid.png", sheets.png(sheets.grid(pictures.to_uint8(scene.images), images)))
       if params:
         self._write_student(params)
       done = {"iterations": self.step, "seconds": round(seconds, 1), "at": _now()}
       self._write(_FINISHED, _json(done))
 
-  def _write_cameras(self, scene: Scene, files: list[str], hw: tuple[int, int]) -> None:
-    transforms = transforms_of(scene, [f"edited/{file}" for file in files], hw)
+  def _write_cameras(self, scene: Scene, images: dict[str, UInt8[np.ndarray, "H W 3"]]) -> None:
+    hw = next(iter(images.values())).shape[:2]
+    transforms = transforms_of(scene, [f"edited/{file}" for file in images], hw)
     self._write("transforms.json", _json(transforms))
     if self._run.output.colmap:
       pixels = scene.K * np.array([hw[1], hw[0], 1])[:, None]
-      colmap.write(self.path / "sparse" / "0", files, scene.c2w, pixels, hw)
+      colmap.write(self.path / "sparse" / "0", images, scene.c2w, pixels)
 
   def write_preview(self, sheet: UInt8[np.ndarray, "H W 3"]) -> epath.Path:
     """Writes a preview's contact sheet and says where."""

@@ -25,10 +25,13 @@ def same_cameras(found, wanted):
   np.testing.assert_allclose(found.K, wanted.K, atol=1e-5)
 
 
-def write_pictures(folder, count=2, hw=(SIZE, SIZE)):
+def write_pictures(folder):
+  """{name: picture} of what it writes."""
   folder.mkdir(parents=True)
-  for index in range(count):
-    Image.fromarray(np.full((*hw, 3), 9 * index, np.uint8)).save(folder / f"{index}.png")
+  images = {f"{index}.png": np.full((SIZE, SIZE, 3), 9 * index, np.uint8) for index in range(2)}
+  for name, image in images.items():
+    Image.fromarray(image).save(folder / name)
+  return images
 
 
 def test_what_is_written_as_transforms_is_read_again(scene, tmp_path):
@@ -44,9 +47,9 @@ def test_what_is_written_as_transforms_is_read_again(scene, tmp_path):
 @pytest.mark.parametrize("binary", [False, True])
 def test_a_written_model_is_read_again(scene, tmp_path, place, binary):
   pycolmap = pytest.importorskip("pycolmap", reason="the extra `colmap` is not installed")
-  write_pictures(tmp_path / "images")
+  images = write_pictures(tmp_path / "images")
   pixels = scene.K * np.array([SIZE, SIZE, 1])[:, None]
-  colmap.write(epath.Path(tmp_path / place), ["0.png", "1.png"], scene.c2w, pixels, (SIZE, SIZE))
+  colmap.write(epath.Path(tmp_path / place), images, scene.c2w, pixels)
   if binary:
     pycolmap.Reconstruction(str(tmp_path / place)).write_binary(str(tmp_path / place))
     for file in (tmp_path / place).glob("*.txt"):
@@ -55,6 +58,19 @@ def test_a_written_model_is_read_again(scene, tmp_path, place, binary):
   same_cameras(found, scene)
   assert found.names == ("0.png", "1.png")
   same_cameras(load_scene(found.path, (1, 0), size=SIZE), load_scene(tmp_path, (1, 0), size=SIZE))
+
+
+def test_a_written_model_has_the_points_that_the_pictures_share(tmp_path):
+  pycolmap = pytest.importorskip("pycolmap", reason="the extra `colmap` is not installed")
+  poses = {f"{angle}.png": textured.pose(angle) for angle in (4, -4, -12)}
+  images = {name: textured.photograph(pose) for name, pose in poses.items()}
+  c2w = np.stack(list(poses.values())) * [1, -1, -1, 1]
+  colmap.write(epath.Path(tmp_path), images, c2w, np.stack([textured.K] * 3))
+  points = pycolmap.Reconstruction(str(tmp_path)).points3D.values()
+  assert len(points) > 100
+  off = [min(abs(point.xyz[2] - wall) for wall in textured.WALLS) for point in points]
+  assert np.median(off) < 0.01  # the walls are about 3 away
+  assert np.mean(np.array(off) < 0.05) > 0.95
 
 
 def test_lens_models_keep_their_meaning(tmp_path):

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 HW = (240, 320)
 K = np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
-_WALLS = {0.0: 6.0, 0.9: 1.6}  # {nearer to the cameras by: side}
+WALLS = {0.0: 6.0, 0.9: 1.6}  # {z, which points to the cameras: side}
 
 
 def pose(angle: float) -> np.ndarray:
@@ -27,7 +27,7 @@ def photograph(c2w: np.ndarray) -> np.ndarray:
   """[H W 3] uint8: what a pinhole with K sees there."""
   picture = np.zeros((*HW, 3), np.uint8)
   w2c = np.linalg.inv(c2w * [1, -1, -1, 1])
-  for seed, (depth, side) in enumerate(_WALLS.items()):
+  for seed, (depth, side) in enumerate(WALLS.items()):
     texture = _texture(seed)
     to_wall = np.array([[side, 0, -side / 2], [0, -side, side / 2], [0, 0, depth], [0, 0, 1]])
     to_wall[:, :2] /= len(texture)
