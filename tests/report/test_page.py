@@ -82,6 +82,15 @@ def test_measures_that_are_absent_say_why_and_nothing_is_made_up(tmp_path):
   assert "Warp error" not in text and "Pair by pair" not in text
 
 
+def test_a_comparison_says_whose_measures_are_absent_and_why(tmp_path):
+  absent = {"absent": {"warp": "the depth is not known"}}
+  write = lambda name, metrics: support.write(tmp_path / name, metrics=metrics)
+  compared = [runs.read(write("whole", support.METRICS)), runs.read(write("less", absent))]
+  text = page.render_comparison(compared)
+  assert "<b>warp</b> of less is not here: the depth is not known" in text
+  assert "of whole is not here" not in text
+
+
 def test_pairs_that_lost_most_come_first():
   found = measures.pairs(support.METRICS)
   assert [pair.views for pair in found] == [(1, 2), (0, 2), (0, 1)]
