@@ -74,22 +74,8 @@ def arguments(size: Size, memory: str, *, real: bool = False) -> tuple[distill.M
 
 def model_flops(size: Size) -> int:
   """Of one iteration of one edit."""
-  blank = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-  frames, cells, grid = VIEWS + 1, size.student, size.teacher
-  seva, unet = abstract(Seva, size.seva), abstract(UNet, size.unet)
-  student = flops.count(
-    lambda net, *x: net(*x, frames=frames),
-    seva,
-    blank(frames, cells, cells, size.seva.in_channels),
-    blank(frames),
-    blank(frames, 1, size.seva.context_width),
-    blank(frames, cells, cells, size.seva.dense_channels),
-  )
-  teacher = flops.count(
-    lambda net, *x: net(*x, key_view=jnp.int32(0), views=VIEWS),
-    unet,
-    blank(3 * VIEWS, grid, grid, size.unet.in_channels),
-    blank(),
-    blank(3 * VIEWS, size.tokens, size.unet.context_width),
-  )
+  unet, cells, grid = size.unet, (size.student,) * 2, (size.teacher,) * 2
+  text = (size.tokens, unet.context_width)
+  student = flops.of_student(abstract(Seva, size.seva), size.seva, VIEWS + 1, cells)
+  teacher = flops.of_teacher(abstract(UNet, unet), unet, VIEWS, 3, grid, text)
   return flops.of_iteration(student, teacher)

@@ -106,32 +106,19 @@ def operations(run: RunConfig, views: int) -> int:
   A teacher alone: its steps. A student's own sampling, a ControlNet and autoencoders are left out.
   """
   models = edit.load_models(run, load=weights.described)
-  blank = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-  shapes = {
-    k: v.shape for k, v in weights.read_info(run.teacher.weights, "teacher").networks.items()
-  }
-  unet, text, grid = shapes["unet"], shapes["text_encoder"], shapes["vae"].grid(run.teacher.hw)
-  row = _BRANCHES[run.teacher.kind] * flops.count(
-    lambda net, *x: net(*x),
-    models.unet,
-    blank(1, *grid, unet.in_channels),
-    blank(),
-    blank(1, text.positions, text.width),
-  )
-  sampling = run.teacher.steps * row
+  networks = weights.read_info(run.teacher.weights, "teacher").networks
+  shape, grid = networks["unet"].shape, networks["vae"].shape.grid(run.teacher.hw)
+  text, branches = networks["text_encoder"].shape, _BRANCHES[run.teacher.kind]
+  tokens = (text.positions, text.width)
+  teacher = lambda views: flops.of_teacher(models.unet, shape, views, branches, grid, tokens)
+  sampling = run.teacher.steps * teacher(1)
   if run.teacher_alone:
     return views * sampling
   seva = weights.read_info(run.student.weights, "student").networks["seva"].shape
-  cells, frames = models.student_vae.module.shape.grid(run.student.hw), views + 1
-  student = flops.count(
-    lambda net, *x: net(*x, frames=frames),
-    models.student,
-    blank(frames, *cells, seva.in_channels),
-    blank(frames),
-    blank(frames, 1, seva.context_width),
-    blank(frames, *cells, seva.dense_channels),
-  )
-  return sampling + edit.total_iterations(run) * flops.of_iteration(student, views * row)
+  cells = models.student_vae.module.shape.grid(run.student.hw)
+  student = flops.of_student(models.student, seva, views + 1, cells)
+  each = flops.of_iteration(student, teacher(views))
+  return sampling + edit.total_iterations(run) * each
 
 
 def by_preset(run: RunConfig, views: int) -> str:

@@ -43,9 +43,47 @@ def peak(devices: Sequence[Any]) -> float | None:
   return known[0] * len(devices) if known else None
 
 
+def of_student(student: Any, shape: Any, frames: int, cells: tuple[int, int]) -> int:
+  """SEVA's forward pass. student: its Network. shape: SevaShape. cells: sides of the latents."""
+  return count(
+    lambda net, *x: net(*x, frames=frames),
+    student,
+    _blank(frames, *cells, shape.in_channels),
+    _blank(frames),
+    _blank(frames, 1, shape.context_width),
+    _blank(frames, *cells, shape.dense_channels),
+  )
+
+
+def of_teacher(
+  teacher: Any,
+  shape: Any,
+  views: int,
+  branches: int,
+  grid: tuple[int, int],
+  text: tuple[int, int],
+) -> int:
+  """The editor's forward pass over views that attend to one of them, in branches of guidance.
+
+  teacher: the Network of a UNet. shape: UNetShape. grid: sides of the latents. text: tokens, width.
+  """
+  rows = branches * views
+  return count(
+    lambda net, *x: net(*x, key_view=np.int32(0), views=views),
+    teacher,
+    _blank(rows, *grid, shape.in_channels),
+    _blank(),
+    _blank(rows, *text),
+  )
+
+
 def of_iteration(student: int, teacher: int) -> int:
   """One iteration of the distillation from its forward passes: a backward pass counts twice."""
   return 3 * student + teacher
+
+
+def _blank(*shape: int) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(shape, np.float32)
 
 
 def _of_equation(equation: Any) -> int:
