@@ -44,5 +44,5 @@ def test_the_table_has_the_papers_lines_and_ours(tmp_path, capsys):
   assert "| InstructMix2Mix | 0.342 | 0.258 | 0.173 |" in lines
   ours = "| edits measured: 2 | 0.300 | 0.250 |"
   assert any(line.startswith(ours) for line in lines)
-  assert lines[-1].startswith("In brackets: 95 % intervals. CLIP: openai/clip;")
+  assert lines[-1].startswith("In brackets, from 3 edits on: 95 % intervals. CLIP: openai/clip;")
   assert "| a |" in (tmp_path / "edits.md").read_text()

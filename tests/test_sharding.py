@@ -72,7 +72,7 @@ def test_other_meshes_come_out_as_one_device(mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", ["1x8", "2x4"])
+@pytest.mark.parametrize("mesh", ["1x8", "2x4", "8x1"])
 def test_two_processes_of_four_devices_come_out_as_one_device(mesh):
   with socket.create_server(("127.0.0.1", 0)) as server:
     port = server.getsockname()[1]
