@@ -1,5 +1,6 @@
 """A network as a plain pytree: a static graph and a flat dict of parameters."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -47,8 +48,15 @@ class _Keys(nnx.Rngs):
 
 def abstract(cls: type[nnx.Module], shape: Any, **kwargs) -> Network:
   """The network `cls(shape)` with ShapeDtypeStructs for parameters: no memory, no numbers."""
+  graphdef, params = _described(cls, shape, **kwargs)
+  return Network(graphdef, dict(params))
+
+
+@functools.cache
+def _described(cls: type[nnx.Module], shape: Any, **kwargs) -> tuple[nnx.GraphDef, dict[str, Any]]:
+  """Seconds where a network is large, and an edit asks several times before it begins."""
   graphdef, state = nnx.split(nnx.eval_shape(lambda: cls(shape, rngs=_Keys(0), **kwargs)))
-  return Network(graphdef, flatten(nnx.to_pure_dict(state)))
+  return graphdef, flatten(nnx.to_pure_dict(state))
 
 
 def initialise(cls: type[nnx.Module], shape: Any, seed: int, **kwargs) -> Network:
