@@ -2,33 +2,39 @@
 
     python -m benchmarks.tpu_fit --topology=v5e:2x4 --mesh=edit:1,fsdp:8 [--memory=small]
 
-Needs no TPU but libtpu (`pip install -e ".[tpu]"`). Compiles one iteration of the method at the
-paper's size (4 views, 576 px, bfloat16) for the topology and prints the memory per chip, the
-operations, and the time by a roofline: what the compiled program computes, moves in its memory and
-sends between chips, at stated shares of the chip's rates. --size=micro takes the bundled models'
-shapes in their place. The last line is a JSON object: topology, mesh, memory, hbm_gb_per_chip,
-hbm_gb_limit, flops_per_chip, model_flops (of one edit), seconds_per_iteration, share_of_peak,
-minutes (of a whole run) and edits (that it finishes).
+Needs no TPU but libtpu (`pip install -e ".[tpu]"`). Has one iteration of the method at the paper's
+size (4 views, 576 px, bfloat16) optimised and laid out in memory for the topology, and prints the
+memory per chip, the operations, and the time by a roofline: what the program computes, moves in its
+memory and sends between chips, at stated shares of the chip's rates. The compiler is not waited for
+beyond that: making machine code of it takes all the cores of a TPU's host, and changes none of
+these numbers. --size=micro takes the bundled models' shapes in their place. The last line is a JSON
+object: topology, mesh, memory, hbm_gb_per_chip, hbm_gb_limit, flops_per_chip, model_flops (of one
+edit), seconds_per_iteration, share_of_peak, minutes (of a whole run) and edits (that it finishes).
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
+import pathlib
 import re
+import sys
+import tempfile
+import threading
 import time
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
 os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
 
 import jax
-import jax.numpy as jnp
+import jaxlib._hlo
+import jaxlib._jax
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
-from benchmarks.step import ITERATIONS, SIZES, arguments, model_flops
+from benchmarks.step import ITERATIONS, SIZES, VIEWS, arguments, model_flops
 from imx2mx_jax import distill, sharding
 
 
@@ -59,32 +65,87 @@ COMPUTE, MEMORY, LINKS = 0.6, 0.7, 0.6
 LIMITS = {"v4": 29.0, "v5e": 14.5, "v5p": 86.0, "v6e": 29.0}
 
 
-def compile_step(method: distill.Method, args: tuple, mesh: Mesh):
-  """The compiled iterations of as many edits as the mesh has."""
+def lower_step(method: distill.Method, args: tuple, mesh: Mesh) -> jax.stages.Lowered:
+  """An iteration of as many edits as the mesh has, traced."""
   edits = mesh.shape[sharding.EDIT]
-  count = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
+
+  def iterate(state, teacher, cond, key):
+    drawn = distill.draws(method, key, state.step, state.tau, VIEWS)
+    return distill.distill_step(method, state, teacher, cond, drawn)
+
   if edits == 1:
-    placed = _placed(args, sharding.of_tree(mesh, args))
-    with jax.set_mesh(mesh):
-      return distill.distill_steps.lower(method, *placed, count, most=10).compile()
+    step, placed = iterate, _placed(args, sharding.of_tree(mesh, args))
+  else:
+    step, placed = functools.partial(distill.for_each_edit, mesh, iterate), _stacked(args, mesh)
+  with jax.set_mesh(mesh):
+    return jax.jit(step, donate_argnums=0).lower(*placed)
+
+
+def _stacked(args: tuple, mesh: Mesh) -> tuple:
+  """The arguments of as many edits as the mesh has; they share the teacher's network."""
   state, teacher, cond, key = args
   network = _placed(teacher.unet, sharding.of_tree(mesh, teacher.unet))
   alone = dataclasses.replace(teacher, unet=None)
+  edits = mesh.shape[sharding.EDIT]
   stacked = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((edits, *x.shape), x.dtype), (state, alone, cond, key)
   )
   state, alone, cond, key = _placed(stacked, sharding.of_tree(mesh, stacked, edits=True))
-  teacher = dataclasses.replace(alone, unet=network)
-  with jax.set_mesh(mesh):
-    return distill.distill_edits.lower(
-      method, mesh, state, teacher, cond, key, count, most=10
-    ).compile()
+  return state, dataclasses.replace(alone, unet=network), cond, key
 
 
 def _placed(tree, places):
   return jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, places
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What the compiler has decided before it makes machine code.
+
+  text: the optimised program. held: bytes on a chip, arguments and temporaries. arguments: those
+  that it is called with.
+  """
+
+  text: str
+  held: int
+  arguments: int
+
+
+def lay_out(lowered: jax.stages.Lowered, folder: pathlib.Path) -> Program:
+  """Has a program optimised and laid out in memory; its compilation goes on in a thread.
+
+  folder: for what the compiler writes. Raises what it raises where the program does not fit.
+  """
+  options = {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
+  failures = []
+
+  def compile_it():
+    try:
+      lowered.compile(options)
+    except Exception as error:
+      failures.append(error)
+
+  threading.Thread(target=compile_it, daemon=True).start()
+  while not list(folder.glob("*buffer-assignment-values.txt")):  # written last
+    if failures:
+      raise failures[0]
+    time.sleep(0.5)
+  read = lambda ending: next(folder.glob(f"*after_optimizations{ending}.txt")).read_text()
+  allocations = _ALLOCATION.findall(read("-buffer-assignment"))
+  sizes = [int(size) for size, rest in allocations if "color" not in rest]  # those are of HBM
+  arguments = [int(size) for size, rest in allocations if " parameter " in rest]
+  return Program(read(""), sum(sizes), sum(arguments))
+
+
+_ALLOCATION = re.compile(r"^allocation \d+: size (\d+)(.*)$", re.MULTILINE)
+
+
+def costs(text: str) -> dict[str, float]:
+  """{"flops": operations, "bytes accessed": of memory} of a chip, by XLA's own analysis."""
+  module = jaxlib._hlo.hlo_module_from_text(text)
+  return jaxlib._jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)
 
 
 _COLLECTIVE = re.compile(
@@ -129,6 +190,7 @@ def main() -> None:
   parser.add_argument("--mesh", default="edit:1,fsdp:8")
   parser.add_argument("--memory", default="small", choices=("default", "small", "smallest"))
   parser.add_argument("--size", default="full", choices=tuple(SIZES))
+  parser.add_argument("--keep", default="", help="a folder for all that the compiler writes")
   args = parser.parse_args()
   kind, size = args.topology.split(":")[0], SIZES[args.size]
   wanted = {k: int(v) for k, v in (pair.split(":") for pair in args.mesh.split(","))}
@@ -136,26 +198,32 @@ def main() -> None:
   topology = topologies.get_topology_desc(args.topology, "tpu", **options)
   mesh = sharding.make_mesh(wanted["edit"], wanted["fsdp"], topology.devices)
   began = time.monotonic()
-  compiled = compile_step(*arguments(size, args.memory), mesh)
-  print(f"compiled for {args.topology} in {time.monotonic() - began:.0f} s", flush=True)
-  report(args, CHIPS[kind], compiled, mesh, model_flops(size))
+  lowered = lower_step(*arguments(size, args.memory), mesh)
+  print(f"traced in {time.monotonic() - began:.0f} s", flush=True)
+  began = time.monotonic()
+  with tempfile.TemporaryDirectory() as folder:
+    program = lay_out(lowered, pathlib.Path(args.keep or folder))
+  took = time.monotonic() - began
+  print(f"laid out for {args.topology} in {took:.0f} s", flush=True)
+  report(args, CHIPS[kind], program, mesh, model_flops(size))
+  sys.stdout.flush()
+  os._exit(0)  # the compiler's threads heed nothing else
 
 
-def report(args: argparse.Namespace, chip: Chip, compiled, mesh: Mesh, model: int) -> None:
-  """Prints what a compiled step takes, and the line of JSON."""
+def report(args: argparse.Namespace, chip: Chip, program: Program, mesh: Mesh, model: int) -> None:
+  """Prints what a step takes, and the line of JSON. model: operations of one edit."""
   edits, chips = mesh.shape[sharding.EDIT], mesh.shape[sharding.CHIPS]
-  held, costs, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
-  operations = costs["flops"] + kernel_flops(text)
-  arguments_gb, temporaries_gb = held.argument_size_in_bytes / 1e9, held.temp_size_in_bytes / 1e9
-  total = arguments_gb + temporaries_gb + held.generated_code_size_in_bytes / 1e9
-  kind = args.topology.split(":")[0]
+  spent, text = costs(program.text), program.text
+  operations = spent["flops"] + kernel_flops(text)
+  total, kind = program.held / 1e9, args.topology.split(":")[0]
+  temporaries = (program.held - program.arguments) / 1e9
   print(
-    f"memory per chip: {arguments_gb:.2f} GB weights and state, {temporaries_gb:.2f} GB "
+    f"memory per chip: {program.arguments / 1e9:.2f} GB weights and state, {temporaries:.2f} GB "
     f"temporaries, {total:.2f} GB in all, of {chip.hbm}; wanted <= {LIMITS[kind]}"
   )
   sent = sent_bytes(text, chips)
   compute = operations / (chip.flops * 1e12 * COMPUTE)
-  memory = costs["bytes accessed"] / (chip.bandwidth * 1e9 * MEMORY)
+  memory = spent["bytes accessed"] / (chip.bandwidth * 1e9 * MEMORY)
   links = sum(sent.values()) / (chip.ici * 1e9 * LINKS)
   ratio = operations * chips / model
   print(
@@ -163,7 +231,7 @@ def report(args: argparse.Namespace, chip: Chip, compiled, mesh: Mesh, model: in
     f"of {chip.flops} TFLOP/s; in all {ratio:.2f} x the model's {model / 1e12:.2f} TFLOP"
   )
   print(
-    f"memory: {costs['bytes accessed'] / 1e9:.1f} GB, {memory * 1e3:.1f} ms at {MEMORY:.0%} of "
+    f"memory: {spent['bytes accessed'] / 1e9:.1f} GB, {memory * 1e3:.1f} ms at {MEMORY:.0%} of "
     f"{chip.bandwidth} GB/s"
   )
   told = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in sent.items())

@@ -281,7 +281,7 @@ def distill_edits(
   def one(state, teacher, cond, key, mask, count):
     return distill_steps(method, state, teacher, cond, key, count, mask, most=most)
 
-  return _each(mesh, one, states, teacher, conds, keys, masks, shared=(count,))
+  return for_each_edit(mesh, one, states, teacher, conds, keys, masks, shared=(count,))
 
 
 @functools.partial(jax.jit, static_argnames=("method", "mesh"), donate_argnames="states")
@@ -302,11 +302,14 @@ def student_steps(
     kept = {name: jnp.where(wanted, x, getattr(state, name)) for name, x in moved.items()}
     return sharding.lay_tree(dataclasses.replace(state, **kept))
 
-  return _each(mesh, one, states, conds, taus_next, noises, chosen)
+  return for_each_edit(mesh, one, states, conds, taus_next, noises, chosen)
 
 
-def _each(mesh: Mesh, function: Callable, *edits: Any, shared: tuple = ()) -> Any:
-  """A function of one edit on each edit's own chips. shared: arguments that all of them get."""
+def for_each_edit(mesh: Mesh, function: Callable, *edits: Any, shared: tuple = ()) -> Any:
+  """A function of one edit on each edit's own chips, over arguments with an axis of edits in front.
+
+  Networks in them have no such axis. shared: arguments that all edits get.
+  """
   each = P(sharding.EDIT)
   specs = jax.tree.map(lambda part: P() if is_network(part) else each, edits, is_leaf=is_network)
 
