@@ -36,8 +36,9 @@ def compared(*runs):
   return json.loads(printed.splitlines()[-1])
 
 
-def test_two_edits_of_four_chips_each_come_out_as_alone():
-  found = compared(started("2x4"))
+@pytest.mark.parametrize("mesh", ["2x2", pytest.param("2x4", marks=pytest.mark.slow)])
+def test_two_edits_on_chips_of_their_own_come_out_as_alone(mesh):
+  found = compared(started(mesh))
   assert found["difference"] < CLOSE
   assert found["spec"] == ["edit", None, None, None, "fsdp"]
 

@@ -9,6 +9,8 @@ import pytest
 from tests.cli import support
 from tests.cli.test_resume import result
 
+KILLS = 20
+
 
 def killed_after_a_line(process, moments, lines):
   """Kills it up to half a second after one of its lines; a run that has fewer ends by itself."""
@@ -37,11 +39,9 @@ def unfinished_states(folder):
   return [one.name for one in state.iterdir() if one.is_dir() and not one.name.isdigit()]
 
 
-@pytest.mark.parametrize("kills, seed", [(2, 0), pytest.param(20, 1, marks=pytest.mark.slow)])
-def test_a_run_that_is_killed_at_random_ends_as_one_that_was_not(
-  finished, cache, tmp_path, kills, seed
-):
-  moments, codes, torn = random.Random(seed), [], 0
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_random_ends_as_one_that_was_not(finished, cache, tmp_path):
+  moments, codes, torn = random.Random(1), [], 0
   folder = tmp_path / "0"
 
   def as_if_undisturbed():
@@ -49,7 +49,7 @@ def test_a_run_that_is_killed_at_random_ends_as_one_that_was_not(
     assert support.journal(folder) == support.journal(finished.folder)
     assert not unfinished_states(folder)
 
-  while codes.count(-signal.SIGKILL) < kills:
+  while codes.count(-signal.SIGKILL) < KILLS:
     with support.started(cache, folder, save_every=1) as process:
       if len(codes) % 2:
         killed_after_a_line(process, moments, len(finished.lines))

@@ -130,6 +130,7 @@ def assert_same_bits(out, other):
       assert support.journal(folder) == support.journal(theirs[line][0])
 
 
+@pytest.mark.slow
 def test_edits_that_share_a_program_come_out_as_alone(alone, together):
   ours, theirs = folders(together), folders(alone)
   for line in (1, 2, 4, 5):
@@ -145,6 +146,7 @@ def test_so_they_do_on_eight_chips(alone, cache, models, tmp_path, rows, chips):
     assert_same_edit(ours[line][0], theirs[line][0])
 
 
+@pytest.mark.slow
 def test_what_becomes_of_one_is_no_matter_to_its_neighbours(alone, together):
   for out in (alone, together):
     rows = {line: row for line, (_, row) in folders(out).items()}

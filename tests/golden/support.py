@@ -46,13 +46,20 @@ def scenes_folder() -> pathlib.Path:
   pytest.skip("the published scenes are not beside this clone (../shared/scenes)")
 
 
-def cases(item: str):
-  """Parametrises a test over every case of an item; the test receives a `case`."""
+def cases(item: str, quick: int | None = None):
+  """Parametrises a test over every case of an item; the test receives a `case`.
+
+  quick: how many are not `slow`; `-m golden` runs all of them. None: all.
+  """
   found = sorted(path.stem for path in GOLDEN.glob(f"{item}_*.json"))
   if not found:
     missing = pytest.mark.skip(reason=f"no {item}_* in {GOLDEN.name}")
     return pytest.mark.parametrize("case", [pytest.param(None, id="none", marks=missing)])
-  return pytest.mark.parametrize("case", [Case(name) for name in found], ids=found)
+  slow = [()] * len(found) if quick is None else [()] * quick + [pytest.mark.slow] * len(found)
+  given = [
+    pytest.param(Case(name), id=name, marks=marks) for name, marks in zip(found, slow, strict=False)
+  ]
+  return pytest.mark.parametrize("case", given)
 
 
 def single(item: str) -> "Case":

@@ -59,7 +59,7 @@ def check_forward(case: support.Case):
   check_output(case, output)
 
 
-@support.cases("seva_tiny")
+@support.cases("seva_tiny", quick=1)
 def test_activations_and_output_equal_the_reference(case):
   check_forward(case)
 
@@ -73,7 +73,7 @@ def test_released_size_equals_the_reference(case):
   check_forward(case)
 
 
-@support.cases("seva_tiny")
+@support.cases("seva_tiny", quick=1)
 def test_gradients_equal_the_reference(case):
   if "gradients" not in case["fingerprints"]:
     pytest.skip(f"{case.name} is forward only")

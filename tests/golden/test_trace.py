@@ -51,7 +51,7 @@ def teachers_view(teacher, z0, t, key_view, eps):
   return eps_hat, diffusion.predict_z0(z_t, eps_hat, alpha, sigma)
 
 
-@support.cases("trace")
+@support.cases("trace", quick=1)
 def test_the_loop_follows_the_authors_program(case):
   method, teacher, cond = build(case), rebuild.teacher(case), rebuild.conditioning(case)
   rebuild.check_layout(case, "c", cond)

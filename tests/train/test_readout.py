@@ -57,6 +57,7 @@ CASES = {
   "seva": (Seva, SEVA, readout.seva, seva_output),
   "unet": (UNet, UNET, readout.unet, unet_output),
 }
+HEAVY = [pytest.param("seva", marks=pytest.mark.slow), "unet"]
 
 
 def made(name):
@@ -71,7 +72,7 @@ def scales(name):
   return np.sqrt(1 + diffusion.StudentSchedule().sigmas[LEVELS] ** 2)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", HEAVY)
 def test_without_a_rest_the_output_is_the_latents(name):
   network, read, output = made(name)
   block = next(path for path in read.fixed if path.endswith("conv2/kernel"))
@@ -80,7 +81,7 @@ def test_without_a_rest_the_output_is_the_latents(name):
   np.testing.assert_allclose(found, latents, atol=5e-3)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", HEAVY)
 def test_the_rest_shrinks_as_the_clean_latents_share_of_the_noise_does(name):
   network, read, output = made(name)
   latents, found = output(Network(network.graphdef, read.params), LEVELS)
@@ -88,7 +89,7 @@ def test_the_rest_shrinks_as_the_clean_latents_share_of_the_noise_does(name):
   assert rest.max() / rest.min() < 5, rest
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", HEAVY)
 def test_a_small_change_of_every_weight_changes_the_clean_estimate_little(name):
   network, read, output = made(name)
   size = scales(name)[-1]

@@ -1,5 +1,6 @@
 """The trainings through the command line, on folders: written, resumed, on two devices."""
 
+import functools
 import os
 import signal
 
@@ -17,6 +18,11 @@ KINDS = {
   "teacher": ["teacher"],
   "controlnet": ["controlnet"],
   "student": ["student"],
+}
+STANDS_ON = {
+  "teacher": ["vae", "clip"],
+  "controlnet": ["vae", "clip", "teacher"],
+  "student": ["vae", "clip"],
 }
 
 
@@ -60,9 +66,16 @@ def settings(model, folders):
 
 @pytest.fixture(scope="module")
 def trained(folders, cache):
-  for model in KINDS:
+  """A function of a model: its finished training, and before it those that it stands on."""
+
+  @functools.cache
+  def folder(model):
+    for needed in STANDS_ON.get(model, ()):
+      folder(needed)
     support.ran(cache, model, folders[model], **settings(model, folders))
-  return folders
+    return folders[model]
+
+  return folder
 
 
 def result(folder):
@@ -75,9 +88,11 @@ def result(folder):
   return contents | {str(path.relative_to(folder)): path.read_bytes() for path in models}
 
 
-@pytest.mark.parametrize("model", KINDS)
+@pytest.mark.parametrize(
+  "model", [pytest.param(m, marks=[pytest.mark.slow] * (m in STANDS_ON)) for m in KINDS]
+)
 def test_a_training_writes_what_the_other_commands_read(trained, model):
-  folder = trained[model]
+  folder = trained(model)
   for kind in KINDS[model]:
     networks = weights.load(folder / kind, kind)
     assert all(np.isfinite(x).all() for net in networks.values() for x in net.params.values())
@@ -90,20 +105,21 @@ def test_a_training_writes_what_the_other_commands_read(trained, model):
 
 
 def test_an_autoencoder_from_scratch_scales_its_latents_to_unit_size(trained):
-  row = support.journal(trained["vae"])[-1]
-  info = weights.read_info(trained["vae"] / "student_vae", "student_vae")
+  row = support.journal(trained("vae"))[-1]
+  info = weights.read_info(trained("vae") / "student_vae", "student_vae")
   factor = info.networks["vae"].shape.scaling_factor
   assert factor == pytest.approx(1 / row["sample_latents_std"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_teacher_comes_with_what_it_was_trained_with(trained):
-  teacher = weights.load(trained["teacher"] / "teacher", "teacher")
-  vae = weights.load(trained["vae"] / "student_vae", "student_vae")["vae"]
-  clip = weights.load(trained["clip"] / "metric_clip", "metric_clip")["clip"]
+  teacher = weights.load(trained("teacher") / "teacher", "teacher")
+  vae = weights.load(trained("vae") / "student_vae", "student_vae")["vae"]
+  clip = weights.load(trained("clip") / "metric_clip", "metric_clip")["clip"]
   assert teacher["vae"].graphdef == vae.graphdef
   for path, array in teacher["vae"].params.items():
     assert np.array_equal(array, vae.params[path])
-  words = tokenizer.load(trained["teacher"] / "teacher" / weights.TOKENIZER)
+  words = tokenizer.load(trained("teacher") / "teacher" / weights.TOKENIZER)
   assert words.tokenize("make it night") == ["make</w>", "it</w>", "night</w>"]
   # The words are learned on from CLIP's: as configs/train/teacher.py has it.
   learned = teacher["text_encoder"].params
@@ -115,8 +131,10 @@ def test_a_teacher_comes_with_what_it_was_trained_with(trained):
 
 
 @pytest.mark.parametrize("model", ["vae", pytest.param("student", marks=pytest.mark.slow)])
-def test_a_training_that_was_stopped_ends_as_one_that_was_not(trained, cache, tmp_path, model):
-  folder, given = tmp_path / "run", settings(model, trained)
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(
+  folders, trained, cache, tmp_path, model
+):
+  undisturbed, folder, given = trained(model), tmp_path / "run", settings(model, folders)
   with support.started(cache, model, folder, **given) as process:
     for line in process.stdout:
       if line.startswith("iteration 2 "):
@@ -129,23 +147,26 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(trained, cache, tm
   assert 2 <= saved < STEPS
   lines = support.ran(cache, model, folder, **given)
   assert f"going on after {saved} steps" in lines
-  assert result(folder) == result(trained[model])
-  assert support.journal(folder) == support.journal(trained[model])
+  assert result(folder) == result(undisturbed)
+  assert support.journal(folder) == support.journal(undisturbed)
 
 
-def test_two_devices_learn_what_one_learns(trained, cache, tmp_path):
-  support.ran(cache, "vae", tmp_path / "run", devices=2, **settings("vae", trained))
-  rows = zip(support.journal(tmp_path / "run"), support.journal(trained["vae"]), strict=True)
+@pytest.mark.slow
+def test_two_devices_learn_what_one_learns(folders, trained, cache, tmp_path):
+  support.ran(cache, "vae", tmp_path / "run", devices=2, **settings("vae", folders))
+  rows = zip(support.journal(tmp_path / "run"), support.journal(trained("vae")), strict=True)
   for found, wanted in rows:
     assert found.keys() == wanted.keys()
     assert found == pytest.approx(wanted, rel=1e-3)
 
 
-def test_what_does_not_learn_stays_and_what_is_started_from_goes_on(trained, cache, tmp_path):
-  given = settings("vae", trained) | {"start": trained["vae"] / "student_vae"}
+def test_what_does_not_learn_stays_and_what_is_started_from_goes_on(
+  folders, trained, cache, tmp_path
+):
+  given = settings("vae", folders) | {"start": trained("vae") / "student_vae"}
   decoder = "vae/(decoder|post_quant)/.*"
   support.ran(cache, "vae", tmp_path / "run", learns=decoder, stored="float16", **given)
-  before = weights.load(trained["vae"] / "student_vae", "student_vae")["vae"]
+  before = weights.load(trained("vae") / "student_vae", "student_vae")["vae"]
   after = weights.load(tmp_path / "run" / "student_vae", "student_vae")["vae"]
   assert before.graphdef == after.graphdef
   for path, array in before.params.items():
@@ -182,12 +203,12 @@ def test_a_mistake_is_said_in_one_sentence(folders, capsys, tmp_path, model, cha
   assert not os.path.exists(tmp_path / "run" / "config.json")
 
 
-def test_a_training_goes_on_with_what_it_began_with_only(trained, capsys):
-  given = settings("vae", trained)
-  error = refused(capsys, "vae", trained["vae"], **given | {"optim__lr": 0.5})
+def test_a_training_goes_on_with_what_it_began_with_only(folders, trained, capsys):
+  given = settings("vae", folders)
+  error = refused(capsys, "vae", trained("vae"), **given | {"optim__lr": 0.5})
   assert "--config.optim.lr was 0.001 and is 0.5 now" in error
 
 
-def test_a_folder_of_something_else_is_left_alone(trained, capsys, tmp_path):
+def test_a_folder_of_something_else_is_left_alone(folders, trained, capsys, tmp_path):
   (tmp_path / "letter.txt").write_text("")
-  assert "other things" in refused(capsys, "vae", tmp_path, **settings("vae", trained))
+  assert "other things" in refused(capsys, "vae", tmp_path, **settings("vae", folders))
