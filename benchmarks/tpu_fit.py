@@ -10,6 +10,7 @@ beyond that: making machine code of it takes all the cores of a TPU's host, and 
 these numbers. --size=micro takes the bundled models' shapes in their place. The last line is a JSON
 object: topology, mesh, memory, hbm_gb_per_chip, hbm_gb_limit, flops_per_chip, model_flops (of one
 edit), seconds_per_iteration, share_of_peak, minutes (of a whole run) and edits (that it finishes).
+--table=LOG... prints what several runs have printed as one table.
 """
 
 import argparse
@@ -23,6 +24,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
 os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-8"}
@@ -177,7 +180,13 @@ def main() -> None:
   parser.add_argument("--memory", default="default", choices=("default", "small", "smallest"))
   parser.add_argument("--size", default="full", choices=tuple(SIZES))
   parser.add_argument("--keep", default="", help="a folder for all that the compiler writes")
+  parser.add_argument(
+    "--table", nargs="+", metavar="LOG", help="prints what was printed as a table"
+  )
   args = parser.parse_args()
+  if args.table:
+    print(table([json.loads(pathlib.Path(log).read_text().splitlines()[-1]) for log in args.table]))
+    return
   kind, size = args.topology.split(":")[0], SIZES[args.size]
   wanted = {k: int(v) for k, v in (pair.split(":") for pair in args.mesh.split(","))}
   options = {"chip_config_name": "megacore"} if kind == "v4" else {}
@@ -194,6 +203,20 @@ def main() -> None:
   report(args, CHIPS[kind], program, mesh, model_flops(size))
   sys.stdout.flush()
   os._exit(0)  # the compiler's threads heed nothing else
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+  """Markdown of the JSON objects that runs of this have printed."""
+  lines = [
+    "| topology | mesh | memory | GB a chip | of | ms a step | share of peak | edits | minutes |",
+    "|---|---|---|---:|---:|---:|---:|---:|---:|",
+  ]
+  for one in found:
+    where = f"{one['topology']} | {one['mesh']} | {one['memory']}"
+    held = f"{one['hbm_gb_per_chip']:.1f} | {one['hbm_gb_limit']:.1f}"
+    pace = f"{one['seconds_per_iteration'] * 1e3:.0f} | {one['share_of_peak']:.0%}"
+    lines.append(f"| {where} | {held} | {pace} | {one['edits']} | {one['minutes']:.1f} |")
+  return "\n".join(lines)
 
 
 def report(args: argparse.Namespace, chip: Chip, program: Program, mesh: Mesh, model: int) -> None:
