@@ -33,7 +33,8 @@ from imx2mx_jax.shapes import Float, UInt8, np
 
 WARP_MAP = "warp.png"
 _BRIGHTEST = 0.25  # of the range of colours: the error at which the map ends
-_GREY = 0.6  # how bright the views are below it
+_DARKEST = 0.35  # where the map's colours begin: below that they are black
+_GREY = 0.7  # how bright the views are below it
 _CLIP = "weights/metric_clip"
 
 
@@ -207,11 +208,11 @@ def _heat(
   count = seen.sum(axis=1)
   error = np.where(seen, maps, 0).sum(axis=1) / np.maximum(count, 1)
   levels = np.clip(error / _BRIGHTEST, 0, 1)
-  steps = np.rint(levels * 255).astype(np.uint8)
+  steps = np.rint((_DARKEST + (1 - _DARKEST) * levels) * 255).astype(np.uint8)
   colors = np.stack([cv2.applyColorMap(view, cv2.COLORMAP_INFERNO)[..., ::-1] for view in steps])
   grey = pictures.to_uint8(images).mean(axis=-1, keepdims=True) * _GREY
   opaque = np.sqrt(levels)[..., None]  # a small error shows already
-  views = np.where(count[..., None] > 0, opaque * colors + (1 - opaque) * grey, grey / 3)
+  views = np.where(count[..., None] > 0, opaque * colors + (1 - opaque) * grey, grey / 4)
   return np.concatenate(np.rint(views).astype(np.uint8), axis=1)
 
 
