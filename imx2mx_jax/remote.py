@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +18,9 @@ import fsspec
 
 from imx2mx_jax.errors import RemoteError
 
-_KNOWN = ".copied"
+KNOWN = ".copied"
+"""In a copy: what it was like when it was like the folder."""
+
 _LAST = ("model.json", "finished.json")  # they say that the others are there
 
 
@@ -63,8 +64,7 @@ class Copy:
     self._fs, root = filesystem(self._url)
     self._root = root.rstrip("/")
     digest = hashlib.sha256(self._url.encode()).hexdigest()[:12]
-    words = re.sub(r"\W+", "-", self._url)[-60:].strip("-")
-    self.path = _copies() / f"{words}-{digest}"
+    self.path = _copies() / digest / self._url.rpartition("/")[2]  # its name is a run's
 
   def fetch(self) -> None:
     """Makes the copy like the folder; what it has already is not read again."""
@@ -107,21 +107,21 @@ class Copy:
 
   def _files(self) -> dict[str, list[int]]:
     """{name: size and time}, of the files in the copy."""
-    found = [path for path in self.path.rglob("*") if path.is_file() and path.name != _KNOWN]
+    found = [path for path in self.path.rglob("*") if path.is_file() and path.name != KNOWN]
     names = {path.relative_to(self.path).as_posix(): path for path in found}
     return {name: _stamp(path) for name, path in names.items() if not _is_claim(name)}
 
   def _known(self) -> dict[str, list[Any]]:
     """{name: what the file was there and here} when both were alike."""
-    file = self.path / _KNOWN
+    file = self.path / KNOWN
     return json.loads(file.read_text()) if file.exists() else {}
 
   def _remember(self, there: dict[str, str]) -> None:
     alike = {name: [there.get(name), *stamp] for name, stamp in self._files().items()}
     self.path.mkdir(parents=True, exist_ok=True)
-    temporary = self.path / f"{_KNOWN}.tmp"
+    temporary = self.path / f"{KNOWN}.tmp"
     temporary.write_text(json.dumps(alike))
-    temporary.replace(self.path / _KNOWN)
+    temporary.replace(self.path / KNOWN)
 
   @contextlib.contextmanager
   def _reaching(self) -> Iterator[None]:

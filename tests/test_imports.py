@@ -140,6 +140,7 @@ MAY_IMPORT = {
     "models",
     "paths",
     "pictures",
+    "remote",
     "render",
     "resumable",
     "sampler",

@@ -19,7 +19,7 @@ from typing import Any
 
 from etils import epath
 
-from imx2mx_jax import checkpoint, paths, pictures, sheets, weights
+from imx2mx_jax import checkpoint, paths, pictures, remote, sheets, weights
 from imx2mx_jax.errors import RunFolderError
 from imx2mx_jax.render import video
 from imx2mx_jax.render.inputs import Inputs
@@ -35,6 +35,7 @@ _FREE = ("source", "models", "fps", "export", "out")  # that change no frame, or
 class RenderFolder(Resumable):
   """Writes one rendering of `path` from `inputs`; begins it, or goes on with it.
 
+  where: the folder; `path` is it too, or the copy of one in a bucket, which `settle` brings there.
   Raises RunFolderError where the folder holds a rendering with other settings, or something else.
   """
 
@@ -44,7 +45,11 @@ class RenderFolder(Resumable):
       if inputs.out.endswith("/")
       else (f"{inputs.out}-{wanted.path_name}")
     )
-    super().__init__(epath.Path(wanted.out or default).expanduser(), save_every=1)
+    self.where = epath.Path(wanted.out or default).expanduser()
+    self._copy = remote.Copy(self.where) if remote.is_remote(self.where) else None
+    if self._copy:
+      self._copy.fetch()
+    super().__init__(epath.Path(self._copy.path) if self._copy else self.where, save_every=1)
     self._wanted, self._cameras, self._hw = wanted, path, inputs.hw
     self._begin(inputs)
 
@@ -57,6 +62,12 @@ class RenderFolder(Resumable):
     with self._writing():
       for frame, image in zip(frames, images, strict=True):
         self._write(_name(frame), sheets.png(image))
+
+  def settle(self) -> None:
+    """Waits for what is being saved, and for the bucket."""
+    super().settle()
+    if self._copy:
+      self._copy.push()
 
   def finish(self) -> None:
     """Writes the cameras and the videos, once all frames are there."""
@@ -75,7 +86,7 @@ class RenderFolder(Resumable):
     file = self.path / _SETTINGS
     if file.exists():
       self._refuse_other(json.loads(file.read_text()), stated)
-    elif self.path.exists() and any(self.path.iterdir()):
+    elif self.path.exists() and any(one.name != remote.KNOWN for one in self.path.iterdir()):
       raise RunFolderError(f"{self.path} holds other things; choose another folder with --out=...")
     with self._writing():
       self._write(_SETTINGS, _json(stated))

@@ -34,12 +34,15 @@ def render_path(
   dtype = wanted.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   models = views.load_models(given.weights, given.hw, dtype)
   folder = RenderFolder(wanted, given, path)
-  if _frames(wanted, given, path, models, folder, stop, watch):
-    return folder.path
-  folder.finish()
-  if wanted.export:
-    splats.fit(folder.path)
-  return folder.path
+  try:
+    stopped = _frames(wanted, given, path, models, folder, stop, watch)
+    if not stopped:
+      folder.finish()
+      if wanted.export:
+        splats.fit(folder.path)
+  finally:
+    folder.settle()
+  return folder.where
 
 
 def _frames(

@@ -10,6 +10,9 @@ import pytest
 from etils import epath
 
 from imx2mx_jax import batch, remote, run_folder
+from imx2mx_jax.evaluate.__main__ import main as evaluate
+from imx2mx_jax.render.__main__ import main as render
+from imx2mx_jax.report.__main__ import main as report
 from tests import bucket as buckets
 from tests import tiny
 from tests.cli import support
@@ -115,3 +118,26 @@ def test_an_edit_that_was_stopped_goes_on_on_another_machine(
   assert "going on after 6 iterations" in capsys.readouterr().out.splitlines()
   assert edited(models, SCENE, tmp_path) == 0
   assert result(edit_in("gs://bucket"), TOTAL) == result(edit_in(tmp_path), TOTAL)
+
+
+def test_a_run_in_a_bucket_is_measured_reported_and_rendered(bucket, models, machine, capsys):
+  theirs, scene = uploaded(bucket, models)
+  assert edited(theirs, scene, "gs://bucket", method="teacher_only") == 0
+  (file,) = bucket.glob("gs://bucket/out/*day*/finished.json")
+  run = f"gs://{file.strip('/').removesuffix('/finished.json')}"
+  before = bucket.cat_file(f"{run}/report.html")
+  assert evaluate(["evaluate", run]) == 0
+  assert "warp" in json.loads(bucket.cat_file(f"{run}/metrics.json"))
+  bucket.rm_file(f"{run}/report.html")
+  assert report(["report", run]) == 0
+  assert bucket.cat_file(f"{run}/report.html") == before
+  small = ["--size=32", "--views=3,6", "--frames=3", "--steps=2", "--at_once=6"]
+  capsys.readouterr()
+  bundled = f"--models={support.MICRO / 'bundled'}"
+  command = ["render", scene, bundled, *small, "--path=arc", "--out=gs://bucket/arc"]
+  assert render(command) == 0
+  assert capsys.readouterr().out.splitlines()[-1] == "gs://bucket/arc"
+  assert len(bucket.glob("gs://bucket/arc/frames/*.png")) == 3
+  assert bucket.cat_file("gs://bucket/arc/video.mp4")
+  machine()
+  assert render(command) == 0  # all of it is there
