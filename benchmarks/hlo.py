@@ -1,36 +1,42 @@
 """What a program that a TPU's compiler has optimised moves: in its memory, and between chips.
 
-XLA's own analysis counts an array wherever it lies. A TPU's compiler keeps most of them on the
-chip, which it writes as S(1) into their layouts, and divides a transfer among several fusions, all
-with one channel's number, so that it runs beside them. These functions count what is left. They
-want programs without loops around what matters: of a loop one round is counted.
+XLA's own analysis counts an array wherever it lies, and as if it had no padding. A TPU's compiler
+keeps most of them in memories of the chip, which it writes as S(1) or another S into their layouts,
+pads what lies in the large memory to tiles, and carries on one transfer in several fusions, a
+chain, so that it runs beside them. This is counted here. A fusion that reads a part of an array is
+charged all of it. Of a loop one round is counted.
 """
 
+import collections
 import dataclasses
 import math
 import re
 from collections.abc import Iterator
 
-_INSTRUCTION = re.compile(
-  r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>\((?:[^()]|\([^()]*\))*\)|\S+) "
-  r"(?P<kind>[\w\-]+)\((?P<rest>.*)"
-)
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
-_OPERAND = re.compile(r"%([\w.\-]+)")
+_NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
+_KIND = re.compile(r"\s*([\w\-]+)\((.*)")
+_ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
+_TILE = re.compile(r"T\((?:(\d+),)?(\d+)\)")
+_REFERENCE = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"calls=%?([\w.\-]+)")
-_CHANNEL = re.compile(r"channel_id=(\d+)")
-_BYTES = {"bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
+_CHAIN = re.compile(r'chain_id="(\d+)".*|channel_id=(\d+)')
+_ALIASING = re.compile(r"output_to_operand_aliasing=\{(.*?)\}, ")
+_ALIAS = re.compile(r"\{(\d*)\}: \((\d+)")
+
 _NOTHING = {
-  "parameter",
-  "constant",
-  "tuple",
-  "get-tuple-element",
-  "bitcast",
-  "while",
-  "conditional",
+  *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"),
+  *("opt-barrier", "after-all", "add-dependency", "partition-id", "iota"),
+  *("async-start", "async-update", "async-done"),  # what they call is counted
 }
 _COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"}
+_BITS = {
+  **dict.fromkeys(("s64", "u64", "f64", "c64"), 64),
+  **dict.fromkeys(("s32", "u32", "f32"), 32),
+  **dict.fromkeys(("s16", "u16", "f16", "bf16"), 16),
+  **dict.fromkeys(("s8", "u8", "pred", "f8e4m3fn", "f8e5m2"), 8),
+  "token": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,13 @@ class Instruction:
   @property
   def operands(self) -> list[str]:
     """Their names."""
-    return _OPERAND.findall(self.rest.partition("), ")[0])
+    return _REFERENCE.findall(self.rest.partition("), ")[0])
+
+  @property
+  def transfer(self) -> str:
+    """The collective that it is, "" for none."""
+    kind = self.kind.removesuffix("-start")
+    return kind if kind in _COLLECTIVES else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,20 +70,24 @@ class Sent:
 
 
 def instructions(text: str) -> Iterator[Instruction]:
-  """All lines of all computations."""
+  """All lines of all computations. Raises ValueError for a line that is none."""
   computation = ""
   for line in text.splitlines():
     if found := _COMPUTATION.match(line):
       computation = found[1]
-    elif found := _INSTRUCTION.match(line):
-      yield Instruction(computation, *found.group("name", "type", "kind", "rest"))
+    elif found := _NAME.match(line):
+      end = _end_of_type(line, found.end())
+      called = _KIND.match(line, end)
+      if not called:
+        raise ValueError(f"not an instruction: {line[:200]}")
+      yield Instruction(computation, found[1], line[found.end() : end], *called.groups())
 
 
-def moved(text: str) -> int:
-  """Bytes that a chip reads from its memory and writes to it.
+def moved_bytes(text: str) -> int:
+  """That a chip reads from its large memory and writes to it.
 
-  Of what is not inside a fusion: operands and results that do not lie on the chip. A slice reads no
-  more than it gives.
+  Of what is not inside a fusion: operands and results that lie there. A slice reads no more than it
+  gives; what a fusion hands through is not moved.
   """
   lines = list(instructions(text))
   types = {(line.computation, line.name): line.type for line in lines}
@@ -80,10 +96,15 @@ def moved(text: str) -> int:
   for line in lines:
     if line.computation in fused or line.kind in _NOTHING or line.kind.endswith("-done"):
       continue
-    read = [_in_memory(types.get((line.computation, name), "")) for name in line.operands]
+    through = _handed_through(line)
+    read = [
+      _in_memory(types.get((line.computation, name), ""))
+      for place, name in enumerate(line.operands)
+      if place not in through.values()
+    ]
     if "slice" in line.kind and "update" not in line.kind:
       read = [min(max(read, default=0), _size(line.type))]
-    given = _in_memory(line.type)
+    given = _in_memory(line.type, without=through.keys())
     if line.kind.endswith("-start"):  # a pair of operand and result
       given = max(0, given - sum(read))
     total += sum(read) + given
@@ -91,14 +112,14 @@ def moved(text: str) -> int:
 
 
 def sent(text: str, chips: int) -> Sent:
-  """Of all transfers between so many chips, each once. A sum is sent twice, as parts and whole."""
-  channels: dict[str, list[Instruction]] = {}
+  """Of all transfers between so many chips, each once."""
+  chains: dict[tuple, list[Instruction]] = collections.defaultdict(list)
   for line in instructions(text):
-    if line.kind.removesuffix("-start") in _COLLECTIVES:
-      channel = _CHANNEL.search(line.rest)
-      channels.setdefault(channel[1] if channel else line.name, []).append(line)
+    if line.transfer:
+      chain = tuple(part for pair in _CHAIN.findall(line.rest) for part in pair if part)
+      chains[chain if "chain_id" in line.rest else (line.computation, line.name)].append(line)
   beside = alone = 0.0
-  for lines in channels.values():
+  for lines in chains.values():
     size = _sent_by(lines[0], chips)
     if len(lines) > 1 or lines[0].kind.endswith("-start"):
       beside += size
@@ -108,26 +129,56 @@ def sent(text: str, chips: int) -> Sent:
 
 
 def _sent_by(line: Instruction, chips: int) -> float:
-  kind, sizes = line.kind.removesuffix("-start"), [_bytes(*one) for one in _arrays(line.type)]
+  """Of a ring's algorithms. A sum is sent as parts and then as a whole, unless parts are wanted."""
+  sizes = [_bytes(dtype, shape) for dtype, shape, _ in _ARRAY.findall(line.type)]
   size = max(sizes) if line.kind.endswith("-start") else sum(sizes)
-  if kind == "collective-permute":
+  if line.transfer == "collective-permute":
     return size
-  factor = {"all-reduce": 2, "reduce-scatter": chips}.get(kind, 1)  # of the last, a part is known
+  scattered = line.computation.startswith("all-reduce-scatter")
+  factor = {"all-reduce": 1 if scattered else 2, "reduce-scatter": chips}.get(line.transfer, 1)
   return factor * size * (chips - 1) / chips
 
 
-def _arrays(type: str) -> list[tuple[str, str]]:
-  return [(dtype, shape) for dtype, shape, _ in _ARRAY.findall(type)]
+def _end_of_type(line: str, start: int) -> int:
+  """Where a type ends: a tuple at its parenthesis, an array at the space behind it."""
+  if line[start] != "(":
+    return line.index(" ", start)
+  depth = 0
+  for place in range(start, len(line)):
+    depth += (line[place] == "(") - (line[place] == ")")
+    if depth == 0:
+      return place + 1
+  raise ValueError(f"not an instruction: {line[:200]}")
 
 
-def _bytes(dtype: str, shape: str) -> int:
-  return _BYTES.get(dtype, 4) * math.prod(int(side) for side in shape.split(",") if side)
+def _handed_through(line: Instruction) -> dict[int, int]:
+  """{place in the result: operand that it is}, of a fusion that carries on a chain."""
+  found = _ALIASING.search(line.rest)
+  pairs = _ALIAS.findall(found[1]) if found else []
+  return {int(place or 0): int(operand) for place, operand in pairs}
 
 
 def _size(type: str) -> int:
-  return sum(_bytes(*one) for one in _arrays(type))
+  return sum(_bytes(dtype, shape) for dtype, shape, _ in _ARRAY.findall(type))
 
 
-def _in_memory(type: str) -> int:
-  """Bytes of a type's arrays that do not lie on the chip, in S(1) or another of its memories."""
-  return sum(_bytes(dtype, shape) for dtype, shape, how in _ARRAY.findall(type) if "S(" not in how)
+def _in_memory(type: str, without=()) -> int:
+  """Bytes of a type's arrays that lie in no memory of the chip, with what their tiles add."""
+  arrays = enumerate(_ARRAY.findall(type))
+  return sum(_padded(*array) for i, array in arrays if i not in without and "S(" not in array[2])
+
+
+def _bytes(dtype: str, shape: str) -> int:
+  return _BITS[dtype] * math.prod(int(side) for side in shape.split(",") if side) // 8
+
+
+def _padded(dtype: str, shape: str, layout: str) -> int:
+  """Tiles cover the two axes that change fastest, which the layout names first."""
+  sides = [int(side) for side in shape.split(",") if side]
+  tile = _TILE.search(layout)
+  if not tile or not sides:
+    return _bytes(dtype, shape)
+  order = [int(axis) for axis in layout.partition(":")[0].split(",")]
+  for axis, unit in zip(order, [int(tile[2]), int(tile[1] or 1)], strict=False):
+    sides[axis] = -(-sides[axis] // unit) * unit
+  return _BITS[dtype] * math.prod(sides) // 8

@@ -5,11 +5,13 @@
 Needs no TPU but libtpu (`pip install -e ".[tpu]"`). Has one iteration of the method at the paper's
 size (4 views, 576 px, bfloat16) optimised and laid out in memory for the topology, and prints the
 memory per chip, the operations, and the time by a roofline: what the program computes, moves in its
-memory and sends between chips, at stated shares of the chip's rates. The compiler is not waited for
-beyond that: making machine code of it takes all the cores of a TPU's host, and changes none of
-these numbers. --size=micro takes the bundled models' shapes in their place. The last line is a JSON
-object: topology, mesh, memory, hbm_gb_per_chip, hbm_gb_limit, flops_per_chip, model_flops (of one
-edit), seconds_per_iteration, share_of_peak, minutes (of a whole run) and edits (that it finishes).
+memory and sends between chips, at stated shares of the chip's rates, which are assumptions. The
+compiler is not waited for beyond that: making machine code of it takes all the cores of a TPU's
+host, and changes none of these numbers. One option differs from a run's: products are not divided
+into loops. --size=micro takes the bundled models' shapes in their place. The last line is a JSON
+object: topology, mesh, memory, hbm_gb_per_chip, hbm_gb_limit, flops_per_chip, model_flops (of an
+iteration of one edit), seconds_per_iteration, share_of_peak, minutes (of the 2150 iterations of a
+run alone) and edits (that it finishes).
 --table=LOG... prints what several runs have printed as one table.
 """
 
@@ -34,6 +36,7 @@ os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # nothing runs on a chip
 import jax
 import jaxlib._hlo
 import jaxlib._jax
+import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -44,29 +47,34 @@ from imx2mx_jax import distill, sharding
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """Published rates of a chip. hbm: GB that a program may use. ici: GB/s out of a chip.
+  """Published rates of a chip. flops: TFLOP/s in bfloat16. hbm: GiB that a program may use.
 
-  flops: TFLOP/s in bfloat16. bandwidth: GB/s of its memory.
+  bandwidth: GB/s of its memory. link: GB/s of one link to a neighbour, in one direction.
   """
 
   flops: float
   hbm: float
   bandwidth: float
-  ici: float
+  link: float
 
 
 CHIPS = {
-  "v4": Chip(275, 31.25, 1228, 270),
-  "v5e": Chip(197, 15.75, 819, 180),
-  "v5p": Chip(459, 95.0, 2765, 540),
-  "v6e": Chip(918, 31.25, 1640, 360),
+  "v4": Chip(275, 31.25, 1228, 50),
+  "v5e": Chip(197, 15.75, 819, 50),
+  "v5p": Chip(459, 95.0, 2765, 100),
+  "v6e": Chip(918, 31.25, 1640, 112),
 }
-"""From Google's pages on each TPU; ici: all links together, one direction."""
+"""From Google's pages on each TPU; a link's rate is the chip's divided by its six or four links."""
 
 COMPUTE, MEMORY, LINKS = 0.6, 0.7, 0.6
 """The shares of these rates that programs are assumed to reach."""
 
-LIMITS = {"v4": 29.0, "v5e": 14.5, "v5p": 86.0, "v6e": 29.0}
+
+def links(devices: Sequence[Any]) -> int:
+  """To how many of the chips that share an edit each has a link, at least. A host has no torus."""
+  places = [np.array(device.coords) for device in devices]
+  apart = lambda one, other: int(np.abs(one - other).sum())
+  return min(sum(apart(one, other) == 1 for other in places) for one in places)
 
 
 def lower_step(method: distill.Method, args: tuple, mesh: Mesh) -> jax.stages.Lowered:
@@ -131,10 +139,14 @@ def lay_out(lowered: jax.stages.Lowered, folder: pathlib.Path) -> Program:
     except Exception as error:
       failures.append(error)
 
-  threading.Thread(target=compile_it, daemon=True).start()
-  while not list(folder.glob("*buffer-assignment-values.txt")):  # written last
+  compiling = threading.Thread(target=compile_it, daemon=True)
+  compiling.start()
+  # Begun when the program and its layout, which are read here, are whole.
+  while not list(folder.glob("*buffer-assignment-values.txt")):
     if failures:
       raise failures[0]
+    if not compiling.is_alive():
+      raise RuntimeError(f"this libtpu wrote no layout to {folder}")
     time.sleep(0.5)
   read = lambda ending: next(folder.glob(f"*after_optimizations{ending}.txt")).read_text()
   allocations = _ALLOCATION.findall(read("-buffer-assignment"))
@@ -144,12 +156,12 @@ def lay_out(lowered: jax.stages.Lowered, folder: pathlib.Path) -> Program:
 
 
 _AS_COUNTED = {"xla_jf_spmd_threshold_for_windowed_einsum_mib": 1_000_000}
-"""Else products are divided into loops, of which XLA's analysis counts one round."""
+"""Else products and transfers are divided into loops, of which one round would be counted."""
 
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+)(.*)$", re.MULTILINE)
 
 
-def computed(text: str) -> float:
+def computed_flops(text: str) -> float:
   """Operations of a chip, by XLA's own analysis, and those of attention's kernels besides."""
   module = jaxlib._hlo.hlo_module_from_text(text)
   found = jaxlib._jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)
@@ -157,7 +169,7 @@ def computed(text: str) -> float:
 
 
 _KERNEL = re.compile(r"%splash_mha_(fwd|dq|dkv)\w*[.\d]* = .*operand_layout_constraints=(.*)")
-_OPERAND = re.compile(r"(?:bf16|f32)\[(\d+),(\d+),(\d+)\]")
+_KERNELS_OPERAND = re.compile(r"(?:bf16|f32)\[(\d+),(\d+),(\d+)\]")
 _PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}  # each of q by k, the gradients' scores made again
 
 
@@ -165,7 +177,7 @@ def kernel_flops(text: str) -> int:
   """Of attention's kernels in a compiled program's text, of which the compiler counts nothing."""
   total = 0
   for name, operands in _KERNEL.findall(text):
-    (heads, queries, width), (_, keys, _) = _OPERAND.findall(operands)[:2]
+    (heads, queries, width), (_, keys, _) = _KERNELS_OPERAND.findall(operands)[:2]
     total += 2 * _PRODUCTS[name] * int(heads) * int(queries) * int(keys) * int(width)
   return total
 
@@ -188,15 +200,19 @@ def main() -> None:
     print(table([json.loads(pathlib.Path(log).read_text().splitlines()[-1]) for log in args.table]))
     return
   kind, size = args.topology.split(":")[0], SIZES[args.size]
-  wanted = {k: int(v) for k, v in (pair.split(":") for pair in args.mesh.split(","))}
+  shape = re.fullmatch(r"edit:(\d+),fsdp:(\d+)", args.mesh)
+  if kind not in CHIPS or not shape:
+    parser.error(f"--topology begins with one of {', '.join(CHIPS)}; --mesh is as edit:1,fsdp:8")
+  if args.keep and list(pathlib.Path(args.keep).glob("*")):
+    parser.error(f"--keep={args.keep} is not empty; name another folder")
   options = {"chip_config_name": "megacore"} if kind == "v4" else {}
   topology = topologies.get_topology_desc(args.topology, "tpu", **options)
-  mesh = sharding.make_mesh(wanted["edit"], wanted["fsdp"], topology.devices)
+  mesh = sharding.make_mesh(*map(int, shape.groups()), topology.devices)
   began = time.monotonic()
   lowered = lower_step(*arguments(size, args.memory), mesh)
   print(f"traced in {time.monotonic() - began:.0f} s", flush=True)
   began = time.monotonic()
-  with tempfile.TemporaryDirectory() as folder:
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
     program = lay_out(lowered, pathlib.Path(args.keep or folder))
   took = time.monotonic() - began
   print(f"laid out for {args.topology} in {took:.0f} s", flush=True)
@@ -222,17 +238,20 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 def report(args: argparse.Namespace, chip: Chip, program: Program, mesh: Mesh, model: int) -> None:
   """Prints what a step takes, and the line of JSON. model: operations of one edit."""
   edits, chips = mesh.shape[sharding.EDIT], mesh.shape[sharding.CHIPS]
-  operations, moved = computed(program.text), hlo.moved(program.text)
-  sent = hlo.sent(program.text, chips)
-  total, kind = program.held / 1e9, args.topology.split(":")[0]
+  operations, moved = computed_flops(program.text), hlo.moved_bytes(program.text)
+  sent, many = hlo.sent(program.text, chips), links(mesh.devices[0])
+  total, limit = program.held / 1e9, chip.hbm * 2**30 / 1e9
   temporaries = (program.held - program.arguments) / 1e9
   print(
     f"memory per chip: {program.arguments / 1e9:.2f} GB weights and state, {temporaries:.2f} GB "
-    f"temporaries, {total:.2f} GB in all, of {chip.hbm}; wanted <= {LIMITS[kind]}"
+    f"temporaries, {total:.2f} GB in all, of {limit:.2f}: "
+    f"{'fits' if total <= limit else 'does not fit'}"
   )
   compute = operations / (chip.flops * 1e12 * COMPUTE)
   memory = moved / (chip.bandwidth * 1e9 * MEMORY)
-  beside, alone = (size / (chip.ici * 1e9 * LINKS) for size in (sent.beside, sent.alone))
+  beside, alone = (
+    size / (max(many, 1) * chip.link * 1e9 * LINKS) for size in (sent.beside, sent.alone)
+  )
   ratio = operations * chips / model
   print(
     f"compute: {operations / 1e12:.3f} TFLOP a chip, {compute * 1e3:.1f} ms at {COMPUTE:.0%} "
@@ -244,7 +263,8 @@ def report(args: argparse.Namespace, chip: Chip, program: Program, mesh: Mesh, m
   )
   print(
     f"links: {sent.beside / 1e9:.2f} GB beside computation, {beside * 1e3:.1f} ms, and "
-    f"{sent.alone / 1e9:.2f} GB alone, {alone * 1e3:.1f} ms, at {LINKS:.0%} of {chip.ici} GB/s"
+    f"{sent.alone / 1e9:.2f} GB alone, {alone * 1e3:.1f} ms, "
+    f"at {LINKS:.0%} of {many} x {chip.link} GB/s"
   )
   seconds = max(compute, memory, beside) + alone
   print(
@@ -258,7 +278,7 @@ def report(args: argparse.Namespace, chip: Chip, program: Program, mesh: Mesh, m
         "mesh": args.mesh,
         "memory": args.memory,
         "hbm_gb_per_chip": round(total, 2),
-        "hbm_gb_limit": chip.hbm,
+        "hbm_gb_limit": round(limit, 2),
         "flops_per_chip": operations,
         "model_flops": model,
         "seconds_per_iteration": round(seconds, 4),

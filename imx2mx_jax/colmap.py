@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from absl import logging
 from etils import epath
 from PIL import Image
 
@@ -71,11 +72,17 @@ def write(
   """Writes a text model: pinhole cameras, and the points that the pictures share.
 
   images: {name: picture}, in the cameras' order. c2w: OpenCV axes. K: in pixels. Pictures without
-  texture, or that see nothing in common, have no points.
+  texture, or that see nothing in common, have no points; where pycolmap finds none because of an
+  error of its own, that is told.
   """
+  pinholes = _pinholes(images, c2w, K)
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory() as work:
-    model = _with_points(_pinholes(images, c2w, K), images, pathlib.Path(work))
+    try:
+      model = _with_points(pinholes, images, pathlib.Path(work))
+    except (ValueError, RuntimeError) as error:
+      logging.warning("%s: cameras without points (pycolmap: %s)", folder, error)
+      model = _pinholes(images, c2w, K)
     model.write_text(work)
     for file in pathlib.Path(work).glob("*.txt"):
       (folder / file.name).write_bytes(file.read_bytes())

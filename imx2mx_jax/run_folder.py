@@ -2,7 +2,7 @@
 
     edited/*.png        the result, under the inputs' own names
     transforms.json     their cameras, as load_scene and nerfstudio read them
-    sparse/0/           the same as a COLMAP text model, with output.colmap
+    sparse/0/           the same as a COLMAP text model, and points, with output.colmap
     grid.png            inputs above edits
     reference.png       the reference view as the student is given it
     config.json         every setting, fingerprints of what was read, versions and devices

@@ -66,7 +66,12 @@ def test_a_written_model_has_the_points_that_the_pictures_share(tmp_path):
   images = {name: textured.photograph(pose) for name, pose in poses.items()}
   c2w = np.stack(list(poses.values())) * [1, -1, -1, 1]
   colmap.write(epath.Path(tmp_path), images, c2w, np.stack([textured.K] * 3))
-  points = pycolmap.Reconstruction(str(tmp_path)).points3D.values()
+  model = pycolmap.Reconstruction(str(tmp_path))
+  for image in model.images.values():  # the cameras stay
+    expected = np.linalg.inv(poses[image.name] * [1, -1, -1, 1])[:3]
+    np.testing.assert_allclose(image.cam_from_world().matrix(), expected, atol=1e-9)
+    np.testing.assert_allclose(image.camera.calibration_matrix(), textured.K)
+  points = model.points3D.values()
   assert len(points) > 100
   off = [min(abs(point.xyz[2] - wall) for wall in textured.WALLS) for point in points]
   assert np.median(off) < 0.01  # the walls are about 3 away

@@ -34,6 +34,7 @@ from imx2mx_jax.shapes import Float, UInt8, np
 WARP_MAP = "warp.png"
 _BRIGHTEST = 0.25  # of the range of colours: the error at which the map ends
 _DARKEST = 0.35  # where the map's colours begin: below that they are black
+_UNSEEN = 32  # of 255
 _GREY = 0.7  # how bright the views are below it
 _CLIP = "weights/metric_clip"
 
@@ -203,7 +204,7 @@ _MEASURES: Mapping[str, Callable[[Run, Options], _Measured]] = {
 def _heat(
   images: Float[np.ndarray, "N H W 3"], maps: Float[np.ndarray, "N N H W"]
 ) -> UInt8[np.ndarray, "S NS 3"]:
-  """The views in grey side by side, each pixel's mean error laid over; dark where none sees it."""
+  """The views in grey side by side, each pixel's mean error laid over; flat where none sees it."""
   seen = np.isfinite(maps)
   count = seen.sum(axis=1)
   error = np.where(seen, maps, 0).sum(axis=1) / np.maximum(count, 1)
@@ -212,7 +213,7 @@ def _heat(
   colors = np.stack([cv2.applyColorMap(view, cv2.COLORMAP_INFERNO)[..., ::-1] for view in steps])
   grey = pictures.to_uint8(images).mean(axis=-1, keepdims=True) * _GREY
   opaque = np.sqrt(levels)[..., None]  # a small error shows already
-  views = np.where(count[..., None] > 0, opaque * colors + (1 - opaque) * grey, grey / 4)
+  views = np.where(count[..., None] > 0, opaque * colors + (1 - opaque) * grey, _UNSEEN)
   return np.concatenate(np.rint(views).astype(np.uint8), axis=1)
 
 

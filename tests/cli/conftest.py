@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import time
 
 import pytest
@@ -42,6 +43,7 @@ def finished(shared, cache) -> Finished:
   with (shared / "finished.lock").open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     if not told.exists():
+      shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
       told.write_text(json.dumps(_run(cache, folder)))
   return Finished(folder, *json.loads(told.read_text()))
 
