@@ -141,9 +141,7 @@ class OutputConfig:
   decoder: str = "student"  # views at the student's size; "teacher": at the teacher's, softer
   polish: float = 0.0  # share of its timesteps that the teacher goes over the result; 0: not at all
   polish_steps: int = 5  # in which it does so, all views looking at a key view in each
-  colmap: bool = (
-    False  # write cameras and shared points also as a COLMAP text model (needs pycolmap)
-  )
+  colmap: bool = False  # also a COLMAP text model, cameras and shared points (needs pycolmap)
 
 
 @dataclasses.dataclass(frozen=True)
