@@ -18,9 +18,7 @@ import fsspec
 
 from imx2mx_jax.errors import RemoteError
 
-KNOWN = ".copied"
-"""In a copy: what it was like when it was like the folder."""
-
+_KNOWN = ".copied"  # beside a copy: what it was like when it was like the folder
 _LAST = ("model.json", "finished.json")  # they say that the others are there
 
 
@@ -107,21 +105,21 @@ class Copy:
 
   def _files(self) -> dict[str, list[int]]:
     """{name: size and time}, of the files in the copy."""
-    found = [path for path in self.path.rglob("*") if path.is_file() and path.name != KNOWN]
+    found = [path for path in self.path.rglob("*") if path.is_file()]
     names = {path.relative_to(self.path).as_posix(): path for path in found}
     return {name: _stamp(path) for name, path in names.items() if not _is_claim(name)}
 
   def _known(self) -> dict[str, list[Any]]:
     """{name: what the file was there and here} when both were alike."""
-    file = self.path / KNOWN
+    file = self.path.parent / _KNOWN
     return json.loads(file.read_text()) if file.exists() else {}
 
   def _remember(self, there: dict[str, str]) -> None:
     alike = {name: [there.get(name), *stamp] for name, stamp in self._files().items()}
     self.path.mkdir(parents=True, exist_ok=True)
-    temporary = self.path / f"{KNOWN}.tmp"
+    temporary = self.path.parent / f"{_KNOWN}.tmp"
     temporary.write_text(json.dumps(alike))
-    temporary.replace(self.path / KNOWN)
+    temporary.replace(self.path.parent / _KNOWN)
 
   @contextlib.contextmanager
   def _reaching(self) -> Iterator[None]:

@@ -86,7 +86,7 @@ class RenderFolder(Resumable):
     file = self.path / _SETTINGS
     if file.exists():
       self._refuse_other(json.loads(file.read_text()), stated)
-    elif self.path.exists() and any(one.name != remote.KNOWN for one in self.path.iterdir()):
+    elif self.path.exists() and any(self.path.iterdir()):
       raise RunFolderError(f"{self.path} holds other things; choose another folder with --out=...")
     with self._writing():
       self._write(_SETTINGS, _json(stated))
