@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
 _NAME = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
@@ -20,7 +20,8 @@ _ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _TILE = re.compile(r"T\((?:(\d+),)?(\d+)\)")
 _REFERENCE = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"calls=%?([\w.\-]+)")
-_CHAIN = re.compile(r'chain_id="(\d+)".*|channel_id=(\d+)')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_CHAIN = re.compile(r'chain_id="(\d+)"')
 _ALIASING = re.compile(r"output_to_operand_aliasing=\{(.*?)\}, ")
 _ALIAS = re.compile(r"\{(\d*)\}: \((\d+)")
 
@@ -83,13 +84,12 @@ def instructions(text: str) -> Iterator[Instruction]:
       yield Instruction(computation, found[1], line[found.end() : end], *called.groups())
 
 
-def moved_bytes(text: str) -> int:
+def moved_bytes(lines: Sequence[Instruction]) -> int:
   """That a chip reads from its large memory and writes to it.
 
   Of what is not inside a fusion: operands and results that lie there. A slice reads no more than it
   gives; what a fusion hands through is not moved.
   """
-  lines = list(instructions(text))
   types = {(line.computation, line.name): line.type for line in lines}
   fused = {name for line in lines if line.kind == "fusion" for name in _CALLED.findall(line.rest)}
   total = 0
@@ -111,17 +111,17 @@ def moved_bytes(text: str) -> int:
   return total
 
 
-def sent(text: str, chips: int) -> Sent:
+def sent(lines: Sequence[Instruction], chips: int) -> Sent:
   """Of all transfers between so many chips, each once."""
   chains: dict[tuple, list[Instruction]] = collections.defaultdict(list)
-  for line in instructions(text):
+  for line in lines:
     if line.transfer:
-      chain = tuple(part for pair in _CHAIN.findall(line.rest) for part in pair if part)
-      chains[chain if "chain_id" in line.rest else (line.computation, line.name)].append(line)
+      chain, channel = _CHAIN.findall(line.rest), _CHANNEL.findall(line.rest)
+      chains[(*channel, *chain) if chain else (line.computation, line.name)].append(line)
   beside = alone = 0.0
-  for lines in chains.values():
-    size = _sent_by(lines[0], chips)
-    if len(lines) > 1 or lines[0].kind.endswith("-start"):
+  for first, *others in chains.values():
+    size = _sent_by(first, chips)
+    if others or first.kind.endswith("-start"):
       beside += size
     else:
       alone += size

@@ -236,10 +236,10 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def report(args: argparse.Namespace, chip: Chip, program: Program, mesh: Mesh, model: int) -> None:
-  """Prints what a step takes, and the line of JSON. model: operations of one edit."""
+  """Prints what a step takes, and the line of JSON. model: of one edit."""
   edits, chips = mesh.shape[sharding.EDIT], mesh.shape[sharding.CHIPS]
-  operations, moved = computed_flops(program.text), hlo.moved_bytes(program.text)
-  sent, many = hlo.sent(program.text, chips), links(mesh.devices[0])
+  operations, lines = computed_flops(program.text), list(hlo.instructions(program.text))
+  moved, sent, many = hlo.moved_bytes(lines), hlo.sent(lines, chips), links(mesh.devices[0])
   total, limit = program.held / 1e9, chip.hbm * 2**30 / 1e9
   temporaries = (program.held - program.arguments) / 1e9
   print(

@@ -45,21 +45,22 @@ ENTRY %main (a: f32[100,10], b: bf16[8,16]) -> f32[100,10] {
   ROOT %result = f32[100,10]{1,0} add(%sum, %copy)
 }
 """  # noqa: E501
+LINES = list(hlo.instructions(PROGRAM))
 
 
 def test_what_stays_on_the_chip_or_is_handed_through_is_not_moved():
   tiled, part, whole = 104 * 128 * 4, 10 * 10 * 4, 100 * 10 * 4  # of a, of its slice, untiled
   second = 8 * 128 * 2  # the first fusion's operand goes through it, its result stays
-  assert hlo.moved_bytes(PROGRAM) == second + tiled + part + tiled + whole
+  assert hlo.moved_bytes(LINES) == second + tiled + part + tiled + whole
 
 
 def test_a_transfer_that_fusions_carry_on_is_one_and_runs_beside_them():
-  found = hlo.sent(PROGRAM, chips=8)
+  found = hlo.sent(LINES, chips=8)
   assert found.beside == 64 * 16 * 2 * 7 / 8 + 10 * 4
 
 
 def test_a_sum_is_sent_as_parts_and_whole_unless_parts_are_wanted():
-  found = hlo.sent(PROGRAM, chips=8)
+  found = hlo.sent(LINES, chips=8)
   assert found.alone == (80 * 4 + 2 * 1000 * 4 + 2 * 30 * 4) * 7 / 8
 
 
