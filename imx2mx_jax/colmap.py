@@ -75,14 +75,13 @@ def write(
   texture, or that see nothing in common, have no points; where pycolmap finds none because of an
   error of its own, that is told.
   """
-  pinholes = _pinholes(images, c2w, K)
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory() as work:
     try:
-      model = _with_points(pinholes, images, pathlib.Path(work))
+      model = _with_points(_pinholes(images, c2w, K), images, pathlib.Path(work))
     except (ValueError, RuntimeError) as error:
       logging.warning("%s: cameras without points (pycolmap: %s)", folder, error)
-      model = _pinholes(images, c2w, K)
+      model = _pinholes(images, c2w, K)  # the other may have been changed on the way
     model.write_text(work)
     for file in pathlib.Path(work).glob("*.txt"):
       (folder / file.name).write_bytes(file.read_bytes())
@@ -92,7 +91,7 @@ def _pinholes(images: Mapping[str, np.ndarray], c2w: np.ndarray, K: np.ndarray) 
   """A pycolmap.Reconstruction with a camera to each picture."""
   pycolmap = library()
   model = pycolmap.Reconstruction()
-  views = sorted(zip(images, c2w, K, strict=True), key=lambda view: view[0])  # as pycolmap imports
+  views = sorted(zip(images, c2w, K, strict=True), key=lambda view: view[0])
   for number, (name, pose, k) in enumerate(views, start=1):
     height, width = images[name].shape[:2]
     params = [k[0, 0], k[1, 1], k[0, 2], k[1, 2]]
@@ -116,6 +115,7 @@ def _with_points(model: Any, images: Mapping[str, np.ndarray], work: pathlib.Pat
   pinhole = pycolmap.ImageReaderOptions(camera_model="PINHOLE")
   each = pycolmap.CameraMode.PER_IMAGE
   pycolmap.Database.open(pictures[0]).close()
+  # Numbered by their names, as the model's are; the extraction would number them as it ends.
   pycolmap.import_images(*pictures, each, names, pinhole)
   pycolmap.extract_features(*pictures, names, each, pinhole)
   pycolmap.match_exhaustive(pictures[0])

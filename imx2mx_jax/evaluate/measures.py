@@ -34,8 +34,8 @@ from imx2mx_jax.shapes import Float, UInt8, np
 WARP_MAP = "warp.png"
 _BRIGHTEST = 0.25  # of the range of colours: the error at which the map ends
 _DARKEST = 0.35  # where the map's colours begin: below that they are black
-_UNSEEN = 32  # of 255
-_GREY = 0.7  # how bright the views are below it
+_GREY = 0.7  # of their brightness, that views keep under the map
+_UNSEEN = 32  # of 255: grey where nothing was compared
 _CLIP = "weights/metric_clip"
 
 

@@ -55,9 +55,9 @@ def cases(item: str, quick: int | None = None):
   if not found:
     missing = pytest.mark.skip(reason=f"no {item}_* in {GOLDEN.name}")
     return pytest.mark.parametrize("case", [pytest.param(None, id="none", marks=missing)])
-  slow = [()] * len(found) if quick is None else [()] * quick + [pytest.mark.slow] * len(found)
+  slow = [] if quick is None else found[quick:]
   given = [
-    pytest.param(Case(name), id=name, marks=marks) for name, marks in zip(found, slow, strict=False)
+    pytest.param(Case(name), id=name, marks=[pytest.mark.slow] * (name in slow)) for name in found
   ]
   return pytest.mark.parametrize("case", given)
 
