@@ -1,11 +1,16 @@
 """Where arrays live: the mesh, one table of rules for parameters and one for activations.
 
 The mesh has two axes: "edit", along which edits are independent of each other, and "fsdp", whose
-chips share one edit. Maps of features are whole on every chip. Between the two layers of a block
-they are divided by channels or by heads: the first layer's kernel is divided by its outputs, the
-second one's by its inputs, and its results are added up (arXiv 1909.08053). So the computation is
-divided as the weights are, and with them their gradients and moments. All this concerns speed and
-memory; without a mesh, or on one chip, nothing here does anything.
+chips share one edit. The student's maps of features are whole on every chip. Between the two layers
+of a block they are divided by channels or by heads: the first layer's kernel is divided by its
+outputs, the second one's by its inputs, and its results are added up (arXiv 1909.08053). So the
+computation is divided as the weights are, and with them their gradients and moments.
+
+Sums of large maps would take longer than the computation. So a block whose maps outweigh its
+weights is computed `in_parts` of its maps, for which the weights are gathered; and of the editor,
+which does not learn and is whole on every chip, each chip computes rows (`in_rows`).
+
+All this concerns speed and memory; without a mesh, or on one chip, nothing here does anything.
 """
 
 import contextlib
@@ -14,15 +19,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from imx2mx_jax.shapes import Array
+from imx2mx_jax.shapes import Array, Params
 
 EDIT, CHIPS = "edit", "fsdp"
 
 PARAMETERS = (
+  # An editor's; others' have something in front.
+  (r"((down|mid|up)_blocks?|conv_(in|out)|time_embedding|hint|(down|mid)_residuals?)/.*", None),
   (r".*\b(conv1|time|q|k|v|conv|linear1|conv_in|proj_in)/(kernel|bias)", -1),
   (r".*\b(conv2|skip|out|linear2|proj_out|conv_out)/kernel", -2),
   (r".*\bff(_in)?/proj/kernel", -1),
@@ -35,6 +43,7 @@ ACTIVATIONS: Mapping[str, int | None] = {
   "channels": -1,
   "heads": 2,  # [B L heads d]
   "rows": 0,
+  "lines": 1,  # [B h w C]
   "tokens": 1,
 }
 """{name of a layout: the axis that is divided among the chips}."""
@@ -75,8 +84,63 @@ def put(mesh: Mesh, tree: Any) -> Any:
 
 
 def chips() -> int:
-  """How many chips share an edit where this is traced; 1 without a mesh."""
-  return jax.sharding.get_abstract_mesh().shape.get(CHIPS, 1)
+  """Among how many chips the compiler divides what is traced here; 1 without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.shape[CHIPS] if CHIPS in mesh.auto_axes else 1
+
+
+def is_part() -> bool:
+  """Whether what is traced here is one chip's part of an edit (`in_parts`, `in_rows`)."""
+  return CHIPS in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def in_rows(function: Callable[[Any, Any], Any], shared: Any, rows: Any) -> Any:
+  """function(shared, rows), of whose rows each chip computes its part.
+
+  rows, and what comes out: pytrees of arrays with equally many rows in front. Where the chips do
+  not divide them, rows of zeros are added, whose results are left out.
+  """
+  count = len(jax.tree.leaves(rows)[0])
+  missing = -count % chips()
+  fill = lambda x: jnp.pad(x, ((0, missing), *[(0, 0)] * (x.ndim - 1)))
+  results = on_chips(function, (P(), P(CHIPS)), P(CHIPS))(shared, jax.tree.map(fill, rows))
+  return jax.tree.map(lambda x: x[:count], results)
+
+
+def in_parts(
+  function: Callable[[Params, Any, Array], Array], params: Params, shared: Any, x: Array, axis: int
+) -> Array:
+  """function(params, shared, x), of which each chip computes a part along one of x's axes.
+
+  The parameters are gathered for it, and each chip is given its part of their gradient's sum.
+  """
+  specs = {path: parameter_spec(path, value.shape, chips()) for path, value in params.items()}
+
+  def on_a_chip(params: Params, shared: Any, x: Array) -> Array:
+    return function({k: _gathered(v, specs[k]) for k, v in params.items()}, shared, x)
+
+  divided = _divided(axis, x.ndim)
+  return on_chips(on_a_chip, (specs, P(), divided), divided)(params, shared, x)
+
+
+def on_chips(function: Callable, in_specs: Any, out_specs: Any) -> Callable:
+  """A function that each chip of an edit computes on its parts of the arrays."""
+  return jax.shard_map(
+    function,
+    in_specs=in_specs,
+    out_specs=out_specs,
+    axis_names={CHIPS},
+    check_vma=False,  # kernels do not say which axes they vary along
+  )
+
+
+def _gathered(x: Array, spec: P) -> Array:
+  return gather(x, tuple(spec).index(CHIPS)) if CHIPS in spec else x
+
+
+def gather(x: Array, axis: int) -> Array:
+  """The chips' parts one behind the other; x itself where there is but one."""
+  return jax.lax.all_gather(x, CHIPS, axis=axis, tiled=True) if is_part() else x
 
 
 def is_divided() -> bool:

@@ -41,9 +41,9 @@ def test_splash_equals_the_formula_at_any_length(queries, keys):
 
 
 @pytest.mark.parametrize("length", [5184, 6480, 1620])
-def test_long_attention_becomes_a_kernel_on_tpus_and_two_in_its_gradient(length):
+def test_long_attention_becomes_a_kernel_on_tpus_and_so_does_its_gradient(length):
   assert kernels_in(module.attention, blank(length, length), "tpu") == 1
-  assert kernels_in(with_gradients, blank(length, length), "tpu") == 3
+  assert kernels_in(with_gradients, blank(length, length), "tpu") == 2
   assert kernels_in(module.attention, blank(length, length), "cpu") == 0
 
 

@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "tokenizer",
     "weights",
   },
-  "teachers": {"diffusion", "models"},
+  "teachers": {"diffusion", "models", "sharding"},
   "students": {"cameras", "diffusion", "models"},
   "conditions": {"cameras", "pictures", "scene"},
   "editors": {"conditions", "config", "models", "scene", "teachers", "weights"},

@@ -36,6 +36,12 @@ def compared(*runs):
   return json.loads(printed.splitlines()[-1])
 
 
+def test_networks_that_chips_share_compute_what_one_computes():
+  command = [sys.executable, "-m", "tests.on_chips"]
+  found = json.loads(subprocess.check_output(command, cwd=REPOSITORY).splitlines()[-1])
+  assert len(found) == 7 and max(found.values()) < CLOSE, found
+
+
 @pytest.mark.parametrize("mesh", ["2x2", pytest.param("2x4", marks=pytest.mark.slow)])
 def test_two_edits_on_chips_of_their_own_come_out_as_alone(mesh):
   found = compared(started(mesh))
@@ -81,16 +87,19 @@ def test_two_processes_of_four_devices_come_out_as_one_device(mesh):
   assert found["difference"] < CLOSE
 
 
-@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("chips", [4, 8])
-def test_the_chips_hold_equal_parts_of_nearly_all_weights(name, chips):
-  cls, shape = NETWORKS[name]
-  params = abstract(cls, shape).params
+def test_the_chips_hold_equal_parts_of_nearly_all_weights_of_a_student(chips):
+  params = abstract(Seva, SevaShape()).params
   held = 0
   for path, x in params.items():
     divided = any(sharding.parameter_spec(path, x.shape, chips))
     held += x.size / (chips if divided else 1)
   assert held < 1.1 * sum(x.size for x in params.values()) / chips
+
+
+def test_an_editor_is_whole_on_every_chip():
+  params = abstract(UNet, UNetShape()).params
+  assert not any(any(sharding.parameter_spec(path, x.shape, 4)) for path, x in params.items())
 
 
 def test_every_rule_for_parameters_has_a_parameter():

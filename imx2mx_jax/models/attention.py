@@ -55,13 +55,7 @@ def shared_attention(
     named = {"channels": "heads"}
     specs = [sharding.spec(named.get(how, how), 4) for how in (of_queries, of_keys, of_keys)]
     on_a_chip = functools.partial(attention, causal=causal)
-    y = jax.shard_map(
-      on_a_chip,
-      in_specs=tuple(specs),
-      out_specs=specs[0],
-      axis_names={sharding.CHIPS},
-      check_vma=False,  # kernels do not say which axes they vary along
-    )(*split)
+    y = sharding.on_chips(on_a_chip, tuple(specs), specs[0])(*split)
   return sharding.lay(y.reshape(padded.shape), of_queries)[:, : q.shape[1]]
 
 

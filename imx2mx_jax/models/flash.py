@@ -20,6 +20,9 @@ FEWEST_KEYS = 1024
 WIDEST = 128
 """The widest head that every GPU's kernel takes. Wider ones occur with few keys only."""
 
+MOST_KEYS = 2816
+"""Of which splash keeps all, with their gradients, on the chip in the backward pass."""
+
 BLOCKS = (512, 384, 256)
 """Queries or keys that splash takes at once: multiples of 128, large ones first as the faster."""
 
@@ -77,7 +80,7 @@ def splash(
   size = padded[0].shape[1], padded[1].shape[1]
   attend = splash_attention.make_splash_mha_single_device(
     splash_attention.MultiHeadMask([splash_attention.FullMask(size)] * (rows * heads)),
-    block_sizes=_block_sizes(of_queries, of_keys),
+    block_sizes=_block_sizes(of_queries, of_keys, size[1]),
     interpret=interpret,
   )
   # Padded queries see the keys as well, so that no softmax is empty; they are cropped.
@@ -91,14 +94,16 @@ def _block(length: int) -> int:
   return min(BLOCKS, key=lambda block: -length % block)
 
 
-def _block_sizes(queries: int, keys: int) -> splash_attention.BlockSizes:
+def _block_sizes(of_queries: int, of_keys: int, keys: int) -> splash_attention.BlockSizes:
+  """One kernel for all gradients makes the scores once; each large block adds a part of q's."""
+  parts = next(n for n in range(1, keys) if keys % (n * of_keys) == 0 and keys // n <= MOST_KEYS)
   return splash_attention.BlockSizes(
-    block_q=queries,
-    block_kv=keys,
-    block_q_dkv=queries,
-    block_kv_dkv=keys,
-    block_q_dq=queries,
-    block_kv_dq=keys,
+    block_q=of_queries,
+    block_kv=of_keys,
+    block_q_dkv=of_queries,
+    block_kv_dkv=keys // parts,
+    block_kv_dkv_compute=of_keys,
+    use_fused_bwd_kernel=True,
   )
 
 

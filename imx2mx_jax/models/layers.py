@@ -112,11 +112,15 @@ class Attention(nnx.Module):
     context: Float[Array, "B M E"] | None = None,
     *,
     causal: bool = False,
+    everywhere: bool = False,
   ) -> Float[Array, "B L D"]:
+    """everywhere: keys and values of all chips, where x is a part of the tokens."""
     context = x if context is None else context
     if context.shape[1] == 1:  # softmax over one key is one: queries and keys do no work
       return jnp.broadcast_to(self.out(self.v(context)), x.shape)
     q, k, v = self.q(x), self.k(context), self.v(context)
+    if everywhere:
+      k, v = (sharding.gather(y, axis=1) for y in (k, v))
     y = sharding.lay(shared_attention(q, k, v, self.heads, causal=causal), "channels")
     return sharding.lay(self.out(y), "whole")
 

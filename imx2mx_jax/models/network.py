@@ -21,6 +21,12 @@ class Network:
   graphdef: nnx.GraphDef = flax.struct.field(pytree_node=False)
   params: Params
 
+  @classmethod
+  def of(cls, module: nnx.Module) -> "Network":
+    """A module taken apart: `Network.of(network.module)` is the network."""
+    graphdef, state = nnx.split(module)
+    return cls(graphdef, flatten(nnx.to_pure_dict(state)))
+
   @property
   def module(self) -> Any:
     """The nnx module with these weights in it. Costs nothing inside a jitted function."""
@@ -55,16 +61,15 @@ def abstract(cls: type[nnx.Module], shape: Any, **kwargs) -> Network:
 @functools.cache
 def _described(cls: type[nnx.Module], shape: Any, **kwargs) -> tuple[nnx.GraphDef, dict[str, Any]]:
   """Seconds where a network is large, and an edit asks several times before it begins."""
-  graphdef, state = nnx.split(nnx.eval_shape(lambda: cls(shape, rngs=_Keys(0), **kwargs)))
-  return graphdef, flatten(nnx.to_pure_dict(state))
+  network = Network.of(nnx.eval_shape(lambda: cls(shape, rngs=_Keys(0), **kwargs)))
+  return network.graphdef, network.params
 
 
 def initialise(cls: type[nnx.Module], shape: Any, seed: int, **kwargs) -> Network:
   """The network `cls(shape)` with fresh random parameters."""
 
   def make() -> Params:
-    _, state = nnx.split(cls(shape, rngs=_Keys(seed), **kwargs))
-    return flatten(nnx.to_pure_dict(state))
+    return Network.of(cls(shape, rngs=_Keys(seed), **kwargs)).params
 
   return Network(abstract(cls, shape, **kwargs).graphdef, jax.jit(make)())
 

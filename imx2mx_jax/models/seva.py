@@ -24,10 +24,18 @@ from imx2mx_jax.models.layers import (
   conv,
   linear,
 )
-from imx2mx_jax.shapes import Array, Float, Num
+from imx2mx_jax.models.network import Network
+from imx2mx_jax.shapes import Array, Float, Num, Params
 
 KEPT = "layer"
 """The name of what every layer passes on: enough to make all else again in a backward pass."""
+
+CELLS = 8
+"""For each channel, from which on chips divide a block's cells, else its channels.
+
+Forward and backward, a transformer divided by channels adds up 18 maps more of [cells, channels];
+divided by cells it gathers or scatters its weights three times, which are 46 channels^2.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +85,20 @@ class ResBlock(nnx.Module):
 
   @jax.named_scope("res_block")
   def __call__(self, x: Float[Array, "B h w C"], cond: Conditioning) -> Float[Array, "B h w D"]:
+    rows, height, width, _ = x.shape
+    inside, outside = _layouts(rows, height, width, self.time.out_features)
+    block = _with_whole_weights(self, self.conv1.dtype) if inside == "lines" else self
+    return block.in_layouts(x, cond, inside, outside)
+
+  def in_layouts(
+    self, x: Float[Array, "B h w C"], cond: Conditioning, inside: str, outside: str
+  ) -> Float[Array, "B h w D"]:
+    """The block, its maps laid out so by the chips that share it."""
     scale, shift = jnp.split(self.dense(resize_aligned(cond.dense, x.shape[1:3])), 2, axis=-1)
     h = jax.nn.silu(self.norm1(x)) * (1 + scale) + shift
-    h = sharding.lay(self.conv1(h) + self.time(jax.nn.silu(cond.time))[:, None, None], "channels")
-    h = self.conv2(sharding.lay(jax.nn.silu(self.norm2(h)), "channels"))
-    return sharding.lay(h + (x if self.skip is None else self.skip(x)), "whole")
+    h = sharding.lay(self.conv1(h) + self.time(jax.nn.silu(cond.time))[:, None, None], inside)
+    h = self.conv2(sharding.lay(jax.nn.silu(self.norm2(h)), inside))
+    return sharding.lay(h + (x if self.skip is None else self.skip(x)), outside)
 
 
 class SpatialBlock(nnx.Module):
@@ -96,7 +113,7 @@ class SpatialBlock(nnx.Module):
   def __call__(
     self, x: Float[Array, "B L C"], context: Float[Array, "B M E"]
   ) -> Float[Array, "B L C"]:
-    x = x + self.attn1(self.norm1(x))
+    x = x + self.attn1(self.norm1(x), everywhere=True)
     x = x + self.attn2(self.norm2(x), context)
     return x + self.ff(self.norm3(x))
 
@@ -146,22 +163,40 @@ class MultiviewTransformer(nnx.Module):
 
   @jax.named_scope("multiview_transformer")
   def __call__(self, x: Float[Array, "B h w C"], cond: Conditioning) -> Float[Array, "B h w C"]:
-    rows, height, width, channels = x.shape
-    cells = height * width
-    by_frame = (rows, cells, channels)
-    by_scene = (rows // cond.frames, cond.frames, cells, channels)
-    first_context = cond.context[:: cond.frames]
+    _, height, width, channels = x.shape
+    normed = self.norm(x).reshape(-1, cond.frames, height * width, channels)
+    if _has_large_maps(x.size // channels, channels) and normed.shape[2] % sharding.chips() == 0:
+      tokens = self._in_parts(normed, cond.context)
+    else:
+      tokens = self.tokens(normed, cond.context)
+    return sharding.lay(x + tokens.reshape(x.shape), _layouts(*x.shape)[1])
 
-    tokens = sharding.lay(self.proj_in(self.norm(x).reshape(by_frame)), "whole")
+  def _in_parts(
+    self, x: Float[Array, "S T L C"], context: Float[Array, "B M E"]
+  ) -> Float[Array, "S T L C"]:
+    network = _in_compute_dtype(self, self.proj_in.dtype)
+
+    def part(params: Params, context: Array, x: Array) -> Array:
+      return Network(network.graphdef, params).module.tokens(x, context)
+
+    return sharding.in_parts(part, network.params, context, x, axis=2)
+
+  def tokens(
+    self, x: Float[Array, "S T L C"], context: Float[Array, "B M E"]
+  ) -> Float[Array, "S T L C"]:
+    """Between norm and residual. L: the cells of a frame, or a chip's part of them."""
+    by_frame = (-1, *x.shape[2:])
+    tokens = sharding.lay(self.proj_in(x.reshape(by_frame)), "whole")
+    first_context = context[:: x.shape[1]]
     for spatial, temporal in zip(self.transformer_blocks, self.time_mix_blocks, strict=True):
       if self.joint:
-        tokens = spatial(tokens.reshape(by_scene[0], -1, channels), first_context)
+        tokens = spatial(tokens.reshape(len(x), -1, x.shape[3]), first_context)
       else:
-        tokens = spatial(tokens.reshape(by_frame), cond.context)
-      tokens = tokens.reshape(by_scene)
+        tokens = spatial(tokens.reshape(by_frame), context)
+      tokens = tokens.reshape(x.shape)
       tokens = tokens + temporal(tokens, first_context)
     tokens = sharding.lay(tokens.reshape(by_frame), "channels")
-    return sharding.lay(x + self.proj_out(tokens).reshape(x.shape), "whole")
+    return self.proj_out(tokens).reshape(x.shape)
 
 
 class Seva(nnx.Module):
@@ -261,6 +296,29 @@ def _attention(
 ) -> Attention:
   heads = width // shape.head_width
   return Attention(width, context_width, heads, shape.head_width, dtype=dtype, rngs=rngs)
+
+
+def _has_large_maps(cells: int, channels: int) -> bool:
+  return sharding.chips() > 1 and cells >= CELLS * channels
+
+
+def _layouts(rows: int, height: int, width: int, channels: int) -> tuple[str, str]:
+  """How chips lay out maps inside a residual block, and between blocks."""
+  large = _has_large_maps(rows * height * width, channels)
+  return ("lines", "lines") if large and height % sharding.chips() == 0 else ("channels", "whole")
+
+
+def _in_compute_dtype(module: nnx.Module, dtype: jnp.dtype) -> Network:
+  """A module taken apart, its kernels as they are multiplied: so gathering them sends less."""
+  network = Network.of(module)
+  params = {k: v.astype(dtype) if v.ndim > 1 else v for k, v in network.params.items()}
+  return Network(network.graphdef, params)
+
+
+def _with_whole_weights(module: nnx.Module, dtype: jnp.dtype) -> nnx.Module:
+  network = _in_compute_dtype(module, dtype)
+  whole = {path: sharding.lay(x, "whole") for path, x in network.params.items()}
+  return Network(network.graphdef, whole).module
 
 
 def _nested(blocks: list[list[nnx.Module]]) -> nnx.List:

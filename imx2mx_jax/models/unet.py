@@ -105,12 +105,30 @@ def cross_view_attention(
   """
   if cross_view is None:
     return attend(x)
+  if sharding.is_part():
+    return attend(x, _keys_of_other_chips(x, cross_view))
   rows, tokens, width = x.shape
   by_view = x.reshape(rows // cross_view.views, cross_view.views, tokens, width)
   if cross_view.key is None:
     return attend(by_view.reshape(len(by_view), -1, width)).reshape(x.shape)
   key = jax.lax.dynamic_index_in_dim(by_view, cross_view.key, axis=1, keepdims=False)
   return attend(by_view.reshape(len(by_view), -1, width), key).reshape(x.shape)
+
+
+def _keys_of_other_chips(x: Float[Array, "B L D"], cross_view: CrossView) -> Float[Array, "B M D"]:
+  """What each row takes keys and values from, where x are a chip's rows of all of them."""
+  count, views = len(x), cross_view.views
+  rows = jax.lax.axis_index(sharding.CHIPS) * count + jnp.arange(count)
+  branch, view = rows // views, rows % views
+  branches = -(-count * jax.lax.axis_size(sharding.CHIPS) // views)
+  if cross_view.key is None:
+    everything = sharding.gather(x, axis=0)
+    fill = ((0, branches * views - len(everything)), (0, 0), (0, 0))
+    by_branch = jnp.pad(everything, fill).reshape(branches, -1, x.shape[2])
+  else:
+    keys = jnp.where((view == cross_view.key)[:, None, None], x, 0)
+    by_branch = jax.lax.psum(jax.ops.segment_sum(keys, branch, branches), sharding.CHIPS)
+  return by_branch[branch]
 
 
 class TransformerBlock(nnx.Module):
@@ -146,11 +164,9 @@ class Transformer(nnx.Module):
   @jax.named_scope("transformer")
   def __call__(self, x: Float[Array, "B h w C"], cond: Conditioning) -> Float[Array, "B h w C"]:
     tokens = self.proj_in(self.norm(x).reshape(x.shape[0], -1, x.shape[-1]))
-    tokens = sharding.lay(tokens, "whole")
     for block in self.transformer_blocks:
       tokens = block(tokens, cond)
-    tokens = sharding.lay(tokens, "channels")
-    return sharding.lay(x + self.proj_out(tokens).reshape(x.shape), "whole")
+    return x + self.proj_out(tokens).reshape(x.shape)
 
 
 class Level(nnx.Module):
