@@ -5,12 +5,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from imx2mx_jax import distill, flops, optim, students, teachers
+from imx2mx_jax.models.clip_vision import ClipVision, ClipVisionShape
 from imx2mx_jax.models.network import Network, abstract, initialise
 from imx2mx_jax.models.seva import Seva, SevaShape
 from imx2mx_jax.models.unet import UNet, UNetShape
-from imx2mx_jax.train import settings
+from imx2mx_jax.models.vae import Vae, VaeShape
+from imx2mx_jax.train import loop, losses, settings
 
 ITERATIONS = 2150
 """Of a whole edit."""
@@ -24,14 +27,22 @@ class Size:
 
   seva: SevaShape
   unet: UNetShape
+  vae: VaeShape
+  vision: ClipVisionShape
   student: int
   teacher: int
   tokens: int
 
 
 SIZES = {
-  "full": Size(SevaShape(), UNetShape(), 72, 64, 77),
-  "micro": Size(settings.MODELS["student"].shape, settings.MODELS["teacher"].shape, 16, 12, 32),
+  "full": Size(SevaShape(), UNetShape(), VaeShape(), ClipVisionShape(), 72, 64, 77),
+  "micro": Size(
+    *(settings.MODELS[name].shape for name in ("student", "teacher", "vae")),
+    settings.MODELS["clip"].shape.vision,
+    16,
+    12,
+    32,
+  ),
 }
 
 
@@ -70,6 +81,58 @@ def arguments(size: Size, memory: str, *, real: bool = False) -> tuple[distill.M
   network = Network(unet.graphdef, frozen)
   teacher = teachers.InstructPix2Pix(network, text, text, source, scale, scale)
   return method, (state, teacher, cond, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+  """A training's source whose batches come from outside."""
+
+  table: None = None
+
+  def batch(self, table: None, rows: losses.Batch, key: jax.Array) -> losses.Batch:
+    """The rows."""
+    return rows
+
+
+def training(size: Size, mesh: Mesh) -> tuple[loop.Program, tuple]:
+  """A training of the student with a set of five views to each device, and a step's arguments.
+
+  bfloat16 over float32 masters, AdamW, averaged weights; ShapeDtypeStructs of state, frozen
+  networks, batch, learning rate and key.
+  """
+  nets = {
+    "seva": abstract(Seva, size.seva, dtype=jnp.bfloat16),
+    "vae": abstract(Vae, size.vae, dtype=jnp.bfloat16),
+    "vision": abstract(ClipVision, size.vision, dtype=jnp.bfloat16),
+  }
+  params = {f"{name}/{path}": x for name, net in nets.items() for path, x in net.params.items()}
+  learning = {path: x for path, x in params.items() if path.startswith("seva/")}
+  program = loop.Program(
+    functools.partial(losses.multi_view, settings=settings.MultiViewLoss()),
+    {name: net.graphdef for name, net in nets.items()},
+    _Given(),
+    optim.optimizer(optim.LearningRate.over(1, peak=1.0, final=1.0, warmup=0)),
+    ema=0.999,
+    mesh=mesh,
+    remat=True,
+  )
+  blank = lambda *shape: jax.ShapeDtypeStruct((mesh.size, VIEWS + 1, *shape), jnp.float32)
+  side = size.student * size.vae.cell
+  batch = {"images": blank(side, side, 3), "c2w": blank(4, 4), "K": blank(3, 3)}
+  frozen = {path: x for path, x in params.items() if path not in learning}
+  rate, key = jax.eval_shape(lambda: (jnp.float32(0), jax.random.key(0)))
+  state = jax.eval_shape(functools.partial(loop.initial_state, program), learning)
+  return program, (state, loop.Given(frozen, {}, None), batch, rate, key)
+
+
+def training_flops(size: Size) -> int:
+  """Of a training's step on one set: the student's three passes and the frozen networks' one."""
+  shape, cells, frames = size.seva, (size.student,) * 2, VIEWS + 1
+  student = 3 * flops.of_student(abstract(Seva, shape), shape, frames, cells)
+  side = size.student * size.vae.cell
+  encode = lambda net, x: net.module.encode(x)
+  images = jax.ShapeDtypeStruct((frames, side, side, 3), jnp.float32)
+  return student + flops.count(encode, abstract(Vae, size.vae), images)
 
 
 def model_flops(size: Size) -> int:

@@ -12,7 +12,9 @@ into loops. --size=micro takes the bundled models' shapes in their place. The la
 object: topology, mesh, memory, hbm_gb_per_chip, hbm_gb_limit, flops_per_chip, model_flops (of an
 iteration of one edit), seconds_per_iteration, share_of_peak, minutes (of the 2150 iterations of a
 run alone) and edits (that it finishes).
---table=LOG... prints what several runs have printed as one table.
+--mesh=data:8 lays out a step of the student's training in its place, a set of five views on each
+chip; then model_flops is that of one set, and sets_per_second takes the place of the last two.
+--table LOG... prints what several runs have printed as one table.
 """
 
 import argparse
@@ -38,11 +40,21 @@ import jaxlib._hlo
 import jaxlib._jax
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from benchmarks import hlo
-from benchmarks.step import ITERATIONS, SIZES, VIEWS, arguments, model_flops
+from benchmarks.step import (
+  ITERATIONS,
+  SIZES,
+  VIEWS,
+  arguments,
+  model_flops,
+  training,
+  training_flops,
+)
 from imx2mx_jax import distill, sharding
+from imx2mx_jax.train import loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +103,22 @@ def lower_step(method: distill.Method, args: tuple, mesh: Mesh) -> jax.stages.Lo
     step, placed = functools.partial(distill.for_each_edit, mesh, iterate), _stacked(args, mesh)
   with jax.set_mesh(mesh):
     return jax.jit(step, donate_argnums=0).lower(*placed)
+
+
+def lower_training(program: loop.Program, args: tuple) -> jax.stages.Lowered:
+  """A step of a training, traced."""
+  state, given, batch, rate, key = args
+  mesh = program.mesh
+  rows = jax.tree.map(lambda _: NamedSharding(mesh, P(sharding.DATA)), batch)
+  state, given, rate, key = (
+    _placed(tree, loop.shardings(mesh, tree)) for tree in (state, given, rate, key)
+  )
+  places = jax.tree.map(lambda x: x.sharding, state), NamedSharding(mesh, P())
+  step = jax.jit(
+    functools.partial(loop.train_step, program), donate_argnums=0, out_shardings=places
+  )
+  with jax.set_mesh(mesh):
+    return step.lower(state, given, _placed(batch, rows), rate, key)
 
 
 def _stacked(args: tuple, mesh: Mesh) -> tuple:
@@ -200,23 +228,30 @@ def main() -> None:
     print(table([json.loads(pathlib.Path(log).read_text().splitlines()[-1]) for log in args.table]))
     return
   kind, size = args.topology.split(":")[0], SIZES[args.size]
-  shape = re.fullmatch(r"edit:(\d+),fsdp:(\d+)", args.mesh)
+  shape = re.fullmatch(r"edit:(\d+),fsdp:(\d+)|data:(\d+)", args.mesh)
   if kind not in CHIPS or not shape:
-    parser.error(f"--topology begins with one of {', '.join(CHIPS)}; --mesh is as edit:1,fsdp:8")
+    parser.error(
+      f"--topology begins with one of {', '.join(CHIPS)}; --mesh is as edit:1,fsdp:8 or data:8"
+    )
   if args.keep and list(pathlib.Path(args.keep).glob("*")):
     parser.error(f"--keep={args.keep} is not empty; name another folder")
   options = {"chip_config_name": "megacore"} if kind == "v4" else {}
   topology = topologies.get_topology_desc(args.topology, "tpu", **options)
-  mesh = sharding.make_mesh(*map(int, shape.groups()), topology.devices)
+  edits, chips, devices = (int(count or 0) for count in shape.groups())
   began = time.monotonic()
-  lowered = lower_step(*arguments(size, args.memory), mesh)
+  if devices:
+    mesh, model = loop.make_mesh(topology.devices[:devices]), training_flops(size)
+    lowered = lower_training(*training(size, mesh))
+  else:
+    mesh, model = sharding.make_mesh(edits, chips, topology.devices), model_flops(size)
+    lowered = lower_step(*arguments(size, args.memory), mesh)
   print(f"traced in {time.monotonic() - began:.0f} s", flush=True)
   began = time.monotonic()
   with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
     program = lay_out(lowered, pathlib.Path(args.keep or folder))
   took = time.monotonic() - began
   print(f"laid out for {args.topology} in {took:.0f} s", flush=True)
-  report(args, CHIPS[kind], program, mesh, model_flops(size))
+  report(args, CHIPS[kind], program, mesh, model)
   sys.stdout.flush()
   os._exit(0)  # the compiler's threads heed nothing else
 
@@ -236,10 +271,13 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def report(args: argparse.Namespace, chip: Chip, program: Program, mesh: Mesh, model: int) -> None:
-  """Prints what a step takes, and the line of JSON. model: of one edit."""
-  edits, chips = mesh.shape[sharding.EDIT], mesh.shape[sharding.CHIPS]
+  """Prints what a step takes, and the line of JSON. model: of one edit, or of one set."""
+  data = mesh.shape.get(sharding.DATA)
+  chips = data or mesh.shape[sharding.CHIPS]
+  model *= data or 1
   operations, lines = computed_flops(program.text), list(hlo.instructions(program.text))
-  moved, sent, many = hlo.moved_bytes(lines), hlo.sent(lines, chips), links(mesh.devices[0])
+  moved, sent = hlo.moved_bytes(lines), hlo.sent(lines, chips)
+  many = links(mesh.devices.reshape(-1, chips)[0])
   total, limit = program.held / 1e9, chip.hbm * 2**30 / 1e9
   temporaries = (program.held - program.arguments) / 1e9
   print(
@@ -271,23 +309,23 @@ def report(args: argparse.Namespace, chip: Chip, program: Program, mesh: Mesh, m
     f"an iteration: {seconds * 1e3:.0f} ms, the largest of compute, memory and what is sent beside "
     "them, and what is sent alone"
   )
-  print(
-    json.dumps(
-      {
-        "topology": args.topology,
-        "mesh": args.mesh,
-        "memory": args.memory,
-        "hbm_gb_per_chip": round(total, 2),
-        "hbm_gb_limit": round(limit, 2),
-        "flops_per_chip": operations,
-        "model_flops": model,
-        "seconds_per_iteration": round(seconds, 4),
-        "share_of_peak": round(model / (seconds * chips * chip.flops * 1e12), 3),
-        "minutes": round(seconds * ITERATIONS / 60, 2),
-        "edits": edits,
-      }
-    )
-  )
+  found = {
+    "topology": args.topology,
+    "mesh": args.mesh,
+    "memory": args.memory,
+    "hbm_gb_per_chip": round(total, 2),
+    "hbm_gb_limit": round(limit, 2),
+    "flops_per_chip": operations,
+    "model_flops": model // (data or 1),
+    "seconds_per_iteration": round(seconds, 4),
+    "share_of_peak": round(model / (seconds * chips * chip.flops * 1e12), 3),
+  }
+  if data:
+    found["sets_per_second"] = round(data / seconds, 2)
+  else:
+    found["minutes"] = round(seconds * ITERATIONS / 60, 2)
+    found["edits"] = mesh.shape[sharding.EDIT]
+  print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ from imx2mx_jax.shapes import Array, Params
 
 EDIT, CHIPS = "edit", "fsdp"
 
+DATA = "data"
+"""The axis of a training's mesh, whose devices have rows of the batch each."""
+
 PARAMETERS = (
   # An editor's; others' have something in front.
   (r"((down|mid|up)_blocks?|conv_(in|out)|time_embedding|hint|(down|mid)_residuals?)/.*", None),
@@ -121,6 +124,18 @@ def in_parts(
 
   divided = _divided(axis, x.ndim)
   return on_chips(on_a_chip, (specs, P(), divided), divided)(params, shared, x)
+
+
+def of_rows(function: Callable, *xs: Array) -> Array:
+  """function(*xs), which each device of a training computes of its rows, where they divide them."""
+  mesh = jax.sharding.get_abstract_mesh()
+  devices = mesh.shape[DATA] if DATA in mesh.auto_axes else 1
+  if devices == 1 or any(len(x) % devices for x in xs):
+    return function(*xs)
+  rows = P(DATA)
+  return jax.shard_map(function, in_specs=rows, out_specs=rows, axis_names={DATA}, check_vma=False)(
+    *xs
+  )
 
 
 def on_chips(function: Callable, in_specs: Any, out_specs: Any) -> Callable:

@@ -8,12 +8,11 @@ import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from imx2mx_jax import diffusion
-from imx2mx_jax.models import clip_vision, seva
+from imx2mx_jax.models import clip_vision
 from imx2mx_jax.models.network import Network
 from imx2mx_jax.shapes import Array, Float, Int, Params
 
@@ -51,10 +50,7 @@ class SevaConditioning:
 
 @dataclasses.dataclass(frozen=True)
 class Seva:
-  """SEVA as a student (NETWORKS.md, section B).
-
-  remat: the backward pass computes again what happens inside layers, so that it need not be kept.
-  """
+  """SEVA as a student (NETWORKS.md, section B). remat: see Network."""
 
   graphdef: nnx.GraphDef
   remat: bool = False
@@ -70,11 +66,7 @@ class Seva:
     """zeta0_hat = D(zeta, sigma_tau; cond). Clean frames replace their latents first."""
     zeta = replace_clean(zeta, cond)
     inputs = self.inputs(cond, zeta, tau)
-    network = lambda params, *inputs: Network(self.graphdef, params)(*inputs, frames=len(zeta))
-    if self.remat:
-      kept = jax.checkpoint_policies.save_only_these_names(seva.KEPT)
-      network = jax.checkpoint(network, policy=kept)
-    output = network(params, *inputs)
+    output = Network(self.graphdef, params, self.remat)(*inputs, frames=len(zeta))
     return diffusion.predict_zeta0(zeta, output, self.schedule.sigma(tau))
 
   def inputs(self, cond: SevaConditioning, zeta: Float[Array, "T h w 4"], tau: Int[Array, "*T"]):

@@ -34,14 +34,15 @@ def shared_attention(
   *,
   causal: bool = False,
 ) -> Float[Array, "B L D"]:
-  """`attention` of heads that lie side by side, shared by the chips of an edit.
+  """`attention` of heads that lie side by side, shared by the chips of an edit or of a training.
 
   They share the heads, else the rows, else the queries, whichever they divide.
   """
   chips = sharding.chips()
   apart = lambda x: x.reshape(*x.shape[:2], heads, -1)
   if chips == 1:
-    return attention(apart(q), apart(k), apart(v), causal=causal).reshape(q.shape)
+    attend = functools.partial(attention, causal=causal)
+    return sharding.of_rows(attend, apart(q), apart(k), apart(v)).reshape(q.shape)
   of_queries, of_keys = _layouts(q.shape[0], q.shape[1], heads, chips, causal)
   missing = -q.shape[1] % chips if of_queries == "tokens" else 0
   padded = jnp.pad(q, ((0, 0), (0, missing), (0, 0)))

@@ -9,6 +9,9 @@ from flax import nnx
 
 from imx2mx_jax.shapes import Params
 
+KEPT = "layer"
+"""The name of what every layer passes on: enough to make all else again in a backward pass."""
+
 
 @flax.struct.dataclass
 class Network:
@@ -16,10 +19,12 @@ class Network:
 
   graphdef: the network without its weights; static, part of the compilation's key.
   params: {path: array}. Weights are arguments of a compiled function, never its constants.
+  remat: the backward pass computes again what happens inside layers, so that it need not be kept.
   """
 
   graphdef: nnx.GraphDef = flax.struct.field(pytree_node=False)
   params: Params
+  remat: bool = flax.struct.field(pytree_node=False, default=False)
 
   @classmethod
   def of(cls, module: nnx.Module) -> "Network":
@@ -33,7 +38,11 @@ class Network:
     return nnx.merge(self.graphdef, unflatten(self.params))
 
   def __call__(self, *args, **kwargs):
-    return self.module(*args, **kwargs)
+    if not self.remat:
+      return self.module(*args, **kwargs)
+    call = lambda params, *args: Network(self.graphdef, params)(*args, **kwargs)
+    policy = jax.checkpoint_policies.save_only_these_names(KEPT)
+    return jax.checkpoint(call, policy=policy)(self.params, *args)
 
 
 class _Keys(nnx.Rngs):

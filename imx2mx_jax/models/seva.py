@@ -24,11 +24,8 @@ from imx2mx_jax.models.layers import (
   conv,
   linear,
 )
-from imx2mx_jax.models.network import Network
+from imx2mx_jax.models.network import KEPT, Network
 from imx2mx_jax.shapes import Array, Float, Num, Params
-
-KEPT = "layer"
-"""The name of what every layer passes on: enough to make all else again in a backward pass."""
 
 CELLS = 8
 """For each channel, from which on chips divide a block's cells, else its channels.

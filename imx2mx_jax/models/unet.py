@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from imx2mx_jax import sharding
 from imx2mx_jax.models.layers import (
@@ -24,6 +25,7 @@ from imx2mx_jax.models.layers import (
   conv,
   linear,
 )
+from imx2mx_jax.models.network import KEPT
 from imx2mx_jax.shapes import Array, Float, Int, Num
 
 
@@ -201,8 +203,10 @@ class Level(nnx.Module):
 
   def layer(self, index: int, x: Float[Array, "B h w _"], cond: Conditioning):
     """A residual block and the transformer after it, if there is one."""
-    x = self.resnets[index](x, cond.time)
-    return self.attentions[index](x, cond) if index < len(self.attentions) else x
+    x = checkpoint_name(self.resnets[index](x, cond.time), KEPT)
+    if index < len(self.attentions):
+      x = checkpoint_name(self.attentions[index](x, cond), KEPT)
+    return x
 
 
 class DownBlock(Level):

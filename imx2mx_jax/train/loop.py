@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from imx2mx_jax import optim, terminal
+from imx2mx_jax import optim, sharding, terminal
 from imx2mx_jax.errors import ConfigError, UserError
 from imx2mx_jax.shapes import Array, Float, Int, Key, Params
 from imx2mx_jax.train import data, export, losses, networks, samples
@@ -61,6 +61,7 @@ class Given:
 class Program:
   """What never changes. loss: of (networks, batch, key). ema: decay of the averaged params.
 
+  remat: see Network.
   optimizer: at a learning rate of 1, by which its updates are then multiplied: so one compiled
   program serves trainings of any length.
   """
@@ -71,6 +72,7 @@ class Program:
   optimizer: optax.GradientTransformation
   ema: float
   mesh: Mesh
+  remat: bool = False
 
 
 def initial_state(program: Program, params: Params) -> TrainState:
@@ -90,10 +92,10 @@ def train_step(
   """One step. key: the training's; everything random follows from it and the step's number."""
   for_batch, for_loss = jax.random.split(jax.random.fold_in(key, state.step))
   batch = program.source.batch(given.table, rows, for_batch)
-  batch = jax.lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P("data")))
+  batch = jax.lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P(sharding.DATA)))
 
   def loss_fn(params: Params) -> losses.Loss:
-    nets = networks.assemble(program.graphdefs, params | given.frozen)
+    nets = networks.assemble(program.graphdefs, params | given.frozen, remat=program.remat)
     return program.loss(nets, batch, for_loss)
 
   (loss, figures), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -146,7 +148,7 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
     if leaf.size < _LARGE or not any(divisible):
       return NamedSharding(mesh, P())
     axis = int(np.argmax(divisible))
-    return NamedSharding(mesh, P(*[None] * axis, "data"))
+    return NamedSharding(mesh, P(*[None] * axis, sharding.DATA))
 
   return jax.tree.map(place, tree)
 
@@ -226,8 +228,15 @@ def make_program(run: TrainConfig, parts: networks.Parts, source: data.Source) -
     source,
     optim.optimizer(one, clip_norm=o.clip, muon=o.muon, **moments),
     o.ema,
-    jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,)),
+    make_mesh(jax.devices()),
+    run.remat,
   )
+
+
+def make_mesh(devices: Sequence[Any]) -> Mesh:
+  """All devices, among which the rows of a batch are divided."""
+  auto = (jax.sharding.AxisType.Auto,)
+  return jax.make_mesh((len(devices),), (sharding.DATA,), axis_types=auto, devices=devices)
 
 
 def _rate(run: TrainConfig) -> optim.LearningRate:
@@ -258,7 +267,8 @@ class Compiled:
         donate_argnums=0,
         out_shardings=(places, NamedSharding(self._program.mesh, P())),
       )
-      self._calls[count] = function.lower(state, given, rows, rates, key).compile()
+      with sharding.on(self._program.mesh):
+        self._calls[count] = function.lower(state, given, rows, rates, key).compile()
     return self._calls[count](state, given, rows, rates, key)
 
 
@@ -272,7 +282,7 @@ def _placed(mesh: Mesh, tree: Any) -> Any:
 
 def _rows(mesh: Mesh, rows: Any) -> Any:
   """The host's rows on the devices, each with its share of the batch (the second axis)."""
-  place = NamedSharding(mesh, P(None, "data"))
+  place = NamedSharding(mesh, P(None, sharding.DATA))
   return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), rows)
 
 

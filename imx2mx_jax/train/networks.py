@@ -107,9 +107,13 @@ def load(run: TrainConfig) -> Parts:
   )
 
 
-def assemble(graphdefs: Mapping[str, nnx.GraphDef], params: Params) -> dict[str, Network]:
-  """The networks with these parameters in them."""
-  return {name: Network(graphdef, within(params, name)) for name, graphdef in graphdefs.items()}
+def assemble(
+  graphdefs: Mapping[str, nnx.GraphDef], params: Params, *, remat: bool = False
+) -> dict[str, Network]:
+  """The networks with these parameters in them. remat: see Network."""
+  return {
+    name: Network(graphdef, within(params, name), remat) for name, graphdef in graphdefs.items()
+  }
 
 
 def within(params: Params, name: str) -> Params:

@@ -131,6 +131,7 @@ class TrainConfig:
   learns: str = ""  # regular expression of the parameters that learn, as vae/decoder/.*
   readout: bool = False  # noise passes to the output by weights that are set by hand and stay
   seed: int = 0  # of every random number of the training
+  remat: bool = False  # the backward pass computes the layers again: less memory, more time
   dtype: str = ""  # of the arithmetic, or tensorfloat32; "": float32 on CPUs, else bfloat16
   steps: int = 10000  # in all
   batch: int = 32  # rows of a step, over all devices together

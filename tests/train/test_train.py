@@ -155,9 +155,12 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(
 
 
 @pytest.mark.slow
-def test_two_devices_learn_what_one_learns(folders, trained, cache, tmp_path):
-  support.ran(cache, "vae", tmp_path / "run", devices=2, **settings("vae", folders))
-  rows = zip(support.journal(tmp_path / "run"), support.journal(trained("vae")), strict=True)
+@pytest.mark.parametrize(("model", "remat"), [("vae", False), ("student", True)])
+def test_two_devices_learn_what_one_learns(folders, trained, cache, tmp_path, model, remat):
+  undisturbed = trained(model)
+  given = settings(model, folders)
+  support.ran(cache, model, tmp_path / "run", devices=2, remat=remat, **given)
+  rows = zip(support.journal(tmp_path / "run"), support.journal(undisturbed), strict=True)
   for found, wanted in rows:
     assert found.keys() == wanted.keys()
     assert found == pytest.approx(wanted, rel=1e-3)
