@@ -51,8 +51,7 @@ class InstructPix2Pix:
     self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""], key_view: Int[Array, ""] | None = None
   ) -> Float[Array, "N h w 4"]:
     """eps_hat = e_none + s_T (e_text - e_image) + s_I (e_image - e_none)."""
-    look = Look(key_view, len(z_t), self.extended)
-    e = predict(self.unet, *self.branches(z_t, t), look)
+    e = predict(self.unet, *self.branches(z_t, t), key_view, len(z_t), self.extended)
     e_text, e_image, e_none = jnp.split(e, 3)
     scales = self.text_scale, self.image_scale
     guided = diffusion.guide_text_image(e_text, e_image, e_none, *scales)
@@ -87,9 +86,9 @@ class StableDiffusion:
     self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""], key_view: Int[Array, ""] | None = None
   ) -> Float[Array, "N h w 4"]:
     """eps_hat = e_none + s (e_text - e_none). The key view concerns the UNet's attention only."""
-    inputs, look = self.branches(z_t, t), Look(key_view, len(z_t), self.extended)
+    inputs, attention = self.branches(z_t, t), (key_view, len(z_t), self.extended)
     control = None if self.controlnet is None else jnp.tile(self.control, (2, 1, 1, 1))
-    e = predict(self.unet, *inputs, look, self.controlnet, control)
+    e = predict(self.unet, *inputs, *attention, self.controlnet, control)
     if self.prediction == "v_prediction":
       e = diffusion.eps_from_v(e, inputs[0], *SCHEDULE.alpha_sigma(t))
     e_none, e_text = jnp.split(e, 2)
@@ -101,36 +100,29 @@ class StableDiffusion:
     return jnp.tile(z_t, (2, 1, 1, 1)), t, jnp.stack([self.null, self.text])
 
 
-@flax.struct.dataclass
-class Look:
-  """Which views see which. extended: all of them all; key: None: each itself."""
-
-  key: Int[Array, ""] | None
-  views: int = flax.struct.field(pytree_node=False)
-  extended: bool = flax.struct.field(pytree_node=False)
-
-
 def predict(
   unet: Network,
   sample: Float[Array, "B h w _"],
   t: Num[Array, ""],
   texts: Float[Array, "R L D"],
-  look: Look,
+  key_view: Int[Array, ""] | None,
+  views: int,
+  extended: bool,
   controlnet: Network | None = None,
   control: Float[Array, "B H W 3"] | None = None,
 ) -> Float[Array, "B h w 4"]:
   """The UNet on rows branch x views, of which chips that share an edit take some each.
 
-  texts: of B / R rows each, one after the other.
+  texts: of B / R rows each, one after the other. extended: all views look at all of them.
   """
 
   def of_rows(shared: Any, rows: Any) -> Float[Array, "_ h w 4"]:
-    (unet, controlnet, t, look), (sample, texts, control) = shared, rows
+    (unet, controlnet, t, key_view), (sample, texts, control) = shared, rows
     residuals = None if controlnet is None else controlnet(sample, t, texts, control)
-    attention = {"key_view": look.key, "views": look.views, "all_views": look.extended}
+    attention = {"key_view": key_view, "views": views, "all_views": extended}
     return unet(sample, t, texts, **attention, residuals=residuals)
 
-  shared = unet, controlnet, t, look
+  shared = unet, controlnet, t, key_view
   if sharding.chips() == 1:
     return of_rows(shared, (sample, texts, control))
   each = texts.repeat(len(sample) // len(texts), axis=0)
