@@ -205,6 +205,7 @@ def distill_step(
     return diffusion.sds_loss(z0_hat, eps_hat, eps, authors=method.authors), zeta0_hat
 
   (loss, zeta0_hat), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  grads = sharding.lay_tree(grads)
   updates, opt_state = method.optimizer.update(grads, state.opt_state, state.params)
   grad_norm = optim.gradient_norm(opt_state)
   finite = jnp.isfinite(grad_norm)

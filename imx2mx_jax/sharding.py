@@ -154,8 +154,8 @@ def _gathered(x: Array, spec: P) -> Array:
 
 
 def gather(x: Array, axis: int) -> Array:
-  """The chips' parts one behind the other; x itself where there is but one."""
-  return jax.lax.all_gather(x, CHIPS, axis=axis, tiled=True) if is_part() else x
+  """The chips' parts of an array one behind the other."""
+  return jax.lax.all_gather(x, CHIPS, axis=axis, tiled=True)
 
 
 def is_divided() -> bool:

@@ -119,8 +119,8 @@ class Attention(nnx.Module):
     if context.shape[1] == 1:  # softmax over one key is one: queries and keys do no work
       return jnp.broadcast_to(self.out(self.v(context)), x.shape)
     q, k, v = self.q(x), self.k(context), self.v(context)
-    if everywhere:
-      k, v = (sharding.gather(y, axis=1) for y in (k, v))
+    if everywhere and sharding.is_part():  # at once: half the copies, and beside computation
+      k, v = jnp.split(sharding.gather(jnp.concatenate([k, v], axis=-1), axis=1), 2, axis=-1)
     y = sharding.lay(shared_attention(q, k, v, self.heads, causal=causal), "channels")
     return sharding.lay(self.out(y), "whole")
 
