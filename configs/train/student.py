@@ -7,7 +7,12 @@ runs/train-student/student. Two stages, as SEVA began with Stable Diffusion 2.1:
 
     python -m imx2mx_jax.train --config=configs/train/student.py:single
 
-and then --config.start=runs/train-single/student.
+and then --config.start=runs/train-single/student. The released network goes on learning from one's
+own scenes (a folder of folders with a transforms.json each) by
+
+    python -m imx2mx_jax.train --config=configs/train/student.py:released
+
+--config.data.source=FOLDER.
 """
 
 from imx2mx_jax.train import settings
@@ -15,6 +20,18 @@ from imx2mx_jax.train import settings
 
 def get_config(stage="sets"):
   config = settings.default("student")
+  if stage == "released":
+    config.run_dir = "runs/train-released"
+    config.start = "weights/student"
+    config.frozen.vae = "weights/student_vae"
+    config.frozen.image_encoder = "weights/image_encoder"
+    config.data.source = "data"
+    config.data.size = 576
+    config.remat = True
+    config.steps = 2000
+    config.batch = 8
+    config.optim.lr = 1e-5
+    return config
   config.frozen.vae = "runs/train-vae/student_vae"
   config.frozen.image_encoder = "runs/train-clip/image_encoder"
   config.readout = True

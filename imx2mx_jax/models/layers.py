@@ -47,6 +47,11 @@ def linear(d_in: int, d_out: int, *, bias: bool = True, dtype, rngs: nnx.Rngs) -
   return nnx.Linear(d_in, d_out, use_bias=bias, dtype=dtype, rngs=rngs)
 
 
+def _read_anew(x: Array) -> Array:
+  """x as it is stored; else TPUs store it in float32 besides, for those that read it."""
+  return jax.lax.optimization_barrier(x)
+
+
 class GroupNorm(nnx.Module):
   """Group normalisation over space and channels of a group, in float32; keeps the input's dtype."""
 
@@ -57,6 +62,7 @@ class GroupNorm(nnx.Module):
 
   @jax.named_scope("group_norm")
   def __call__(self, x: Float[Array, "B *space C"]) -> Float[Array, "B *space C"]:
+    x = _read_anew(x)
     y = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
     y = y - self._group_means(y)
     scale = jax.lax.rsqrt(self._group_means(jnp.square(y)) + self.eps) * self.scale
@@ -78,7 +84,7 @@ class LayerNorm(nnx.Module):
 
   @jax.named_scope("layer_norm")
   def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    y = x.astype(jnp.float32)
+    y = _read_anew(x).astype(jnp.float32)
     mean = y.mean(axis=-1, keepdims=True)
     variance = jnp.square(y - mean).mean(axis=-1, keepdims=True)
     y = (y - mean) * jax.lax.rsqrt(variance + self.eps)
