@@ -22,7 +22,7 @@ from imx2mx_jax.shapes import UInt8, np
 from imx2mx_jax.train.settings import TrainConfig
 
 _CONFIG = "config.json"
-_FREE = ("run_dir", "steps", "minutes", "save_every", "sample_every")  # may differ on going on
+_FREE = ("run_dir", "steps", "minutes", "save_every", "sample_every", "remat")  # may differ later
 _READ = ("start", "frozen.vae", "frozen.image_encoder", "frozen.text_encoder")
 _ELSEWHERE = "choose another folder with --config.run_dir=..."
 
