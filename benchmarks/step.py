@@ -126,13 +126,19 @@ def training(size: Size, mesh: Mesh) -> tuple[loop.Program, tuple]:
 
 
 def training_flops(size: Size) -> int:
-  """Of a training's step on one set: the student's three passes and the frozen networks' one."""
+  """Of a training's step on one set: the student's three passes and the frozen networks' one.
+
+  The tower sees as many of the set's pictures as may be clean ones.
+  """
   shape, cells, frames = size.seva, (size.student,) * 2, VIEWS + 1
   student = 3 * flops.of_student(abstract(Seva, shape), shape, frames, cells)
   side = size.student * size.vae.cell
   encode = lambda net, x: net.module.encode(x)
   images = jax.ShapeDtypeStruct((frames, side, side, 3), jnp.float32)
-  return student + flops.count(encode, abstract(Vae, size.vae), images)
+  tower, most = size.vision, len(settings.MultiViewLoss().inputs)
+  pixels = jax.ShapeDtypeStruct((most, tower.image_size, tower.image_size, 3), jnp.float32)
+  embed = flops.count(lambda net, x: net(x), abstract(ClipVision, tower), pixels)
+  return student + flops.count(encode, abstract(Vae, size.vae), images) + embed
 
 
 def model_flops(size: Size) -> int:

@@ -228,7 +228,7 @@ def main() -> None:
     print(table([json.loads(pathlib.Path(log).read_text().splitlines()[-1]) for log in args.table]))
     return
   kind, size = args.topology.split(":")[0], SIZES[args.size]
-  shape = re.fullmatch(r"edit:(\d+),fsdp:(\d+)|data:(\d+)", args.mesh)
+  shape = re.fullmatch(r"edit:(\d+),fsdp:(\d+)|data:([1-9]\d*)", args.mesh)
   if kind not in CHIPS or not shape:
     parser.error(
       f"--topology begins with one of {', '.join(CHIPS)}; --mesh is as edit:1,fsdp:8 or data:8"
@@ -239,6 +239,10 @@ def main() -> None:
   topology = topologies.get_topology_desc(args.topology, "tpu", **options)
   edits, chips, devices = (int(count or 0) for count in shape.groups())
   began = time.monotonic()
+  if devices > len(topology.devices):
+    parser.error(f"--mesh={args.mesh}: {args.topology} has {len(topology.devices)} devices")
+  if devices and args.memory != "default":
+    parser.error(f"--memory={args.memory} is for edits; leave it out")
   if devices:
     mesh, model = loop.make_mesh(topology.devices[:devices]), training_flops(size)
     lowered = lower_training(*training(size, mesh))
@@ -266,7 +270,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     where = f"{one['topology']} | {one['mesh']} | {one['memory']}"
     held = f"{one['hbm_gb_per_chip']:.1f} | {one['hbm_gb_limit']:.1f}"
     pace = f"{one['seconds_per_iteration'] * 1e3:.0f} | {one['share_of_peak']:.0%}"
-    lines.append(f"| {where} | {held} | {pace} | {one['edits']} | {one['minutes']:.1f} |")
+    lines.append(f"| {where} | {held} | {pace} | {one['edits']} | {one['minutes']:.2f} |")
   return "\n".join(lines)
 
 

@@ -1,14 +1,15 @@
 """Where arrays live: the mesh, one table of rules for parameters and one for activations.
 
 The mesh has two axes: "edit", along which edits are independent of each other, and "fsdp", whose
-chips share one edit. The student's maps of features are whole on every chip. Between the two layers
-of a block they are divided by channels or by heads: the first layer's kernel is divided by its
-outputs, the second one's by its inputs, and its results are added up (arXiv 1909.08053). So the
-computation is divided as the weights are, and with them their gradients and moments.
+chips share one edit. Where the student's weights outweigh its maps of features, the maps are whole
+on every chip and, between the two layers of a block, divided by channels or by heads: the first
+layer's kernel is divided by its outputs, the second one's by its inputs, and its results are added
+up (arXiv 1909.08053). So the computation is divided as the weights are, and with them their
+gradients and moments.
 
-Sums of large maps would take longer than the computation. So a block whose maps outweigh its
-weights is computed `in_parts` of its maps, for which the weights are gathered; and of the editor,
-which does not learn and is whole on every chip, each chip computes rows (`in_rows`).
+Sums of large maps would take longer than the computation. So these are divided: a transformer is
+computed `in_parts` of their cells, a residual block in their "lines", and the weights are gathered.
+The editor does not learn and is whole on every chip; each computes some of its rows (`in_rows`).
 
 All this concerns speed and memory; without a mesh, or on one chip, nothing here does anything.
 """
@@ -32,7 +33,7 @@ DATA = "data"
 """The axis of a training's mesh, whose devices have rows of the batch each."""
 
 PARAMETERS = (
-  # An editor's; others' have something in front.
+  # An editor's and a ControlNet's (what an autoencoder calls so has something in front).
   (r"((down|mid|up)_blocks?|conv_(in|out)|time_embedding|hint|(down|mid)_residuals?)/.*", None),
   (r".*\b(conv1|time|q|k|v|conv|linear1|conv_in|proj_in)/(kernel|bias)", -1),
   (r".*\b(conv2|skip|out|linear2|proj_out|conv_out)/kernel", -2),

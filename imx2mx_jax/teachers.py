@@ -116,7 +116,7 @@ def predict(
   texts: of B / R rows each, one after the other. extended: all views look at all of them.
   """
 
-  def of_rows(shared: Any, rows: Any) -> Float[Array, "_ h w 4"]:
+  def part(shared: Any, rows: Any) -> Float[Array, "_ h w 4"]:
     (unet, controlnet, t, key_view), (sample, texts, control) = shared, rows
     residuals = None if controlnet is None else controlnet(sample, t, texts, control)
     attention = {"key_view": key_view, "views": views, "all_views": extended}
@@ -124,9 +124,9 @@ def predict(
 
   shared = unet, controlnet, t, key_view
   if sharding.chips() == 1:
-    return of_rows(shared, (sample, texts, control))
+    return part(shared, (sample, texts, control))
   each = texts.repeat(len(sample) // len(texts), axis=0)
-  return sharding.in_rows(of_rows, shared, (sample, each, control))
+  return sharding.in_rows(part, shared, (sample, each, control))
 
 
 def instruct_pix2pix(

@@ -49,7 +49,8 @@ def linear(d_in: int, d_out: int, *, bias: bool = True, dtype, rngs: nnx.Rngs) -
 
 def _read_anew(x: Array) -> Array:
   """x as it is stored; else TPUs store it in float32 besides, for those that read it."""
-  return jax.lax.optimization_barrier(x)
+  same = lambda x: x
+  return jax.lax.platform_dependent(x, tpu=jax.lax.optimization_barrier, default=same)
 
 
 class GroupNorm(nnx.Module):
@@ -118,14 +119,14 @@ class Attention(nnx.Module):
     context: Float[Array, "B M E"] | None = None,
     *,
     causal: bool = False,
-    everywhere: bool = False,
+    keys_of_all_chips: bool = False,
   ) -> Float[Array, "B L D"]:
-    """everywhere: keys and values of all chips, where x is a part of the tokens."""
+    """keys_of_all_chips: and values, where x is a chip's part of the tokens."""
     context = x if context is None else context
     if context.shape[1] == 1:  # softmax over one key is one: queries and keys do no work
       return jnp.broadcast_to(self.out(self.v(context)), x.shape)
     q, k, v = self.q(x), self.k(context), self.v(context)
-    if everywhere and sharding.is_part():  # at once: half the copies, and beside computation
+    if keys_of_all_chips and sharding.is_part():  # at once: half the copies, and beside computation
       k, v = jnp.split(sharding.gather(jnp.concatenate([k, v], axis=-1), axis=1), 2, axis=-1)
     y = sharding.lay(shared_attention(q, k, v, self.heads, causal=causal), "channels")
     return sharding.lay(self.out(y), "whole")

@@ -27,11 +27,12 @@ from imx2mx_jax.models.layers import (
 from imx2mx_jax.models.network import KEPT, Network
 from imx2mx_jax.shapes import Array, Float, Num, Params
 
-CELLS = 8
-"""For each channel, from which on chips divide a block's cells, else its channels.
+CELLS_PER_CHANNEL = 8
+"""From which on chips divide a block's cells, else its channels.
 
 Forward and backward, a transformer divided by channels adds up 18 maps more of [cells, channels];
-divided by cells it gathers or scatters its weights three times, which are 46 channels^2.
+divided by cells it gathers or scatters its weights three times, which are 46 channels^2. Residual
+blocks take the same bound.
 """
 
 
@@ -110,7 +111,7 @@ class SpatialBlock(nnx.Module):
   def __call__(
     self, x: Float[Array, "B L C"], context: Float[Array, "B M E"]
   ) -> Float[Array, "B L C"]:
-    x = x + self.attn1(self.norm1(x), everywhere=True)
+    x = x + self.attn1(self.norm1(x), keys_of_all_chips=True)
     x = x + self.attn2(self.norm2(x), context)
     return x + self.ff(self.norm3(x))
 
@@ -160,9 +161,10 @@ class MultiviewTransformer(nnx.Module):
 
   @jax.named_scope("multiview_transformer")
   def __call__(self, x: Float[Array, "B h w C"], cond: Conditioning) -> Float[Array, "B h w C"]:
-    _, height, width, channels = x.shape
+    rows, height, width, channels = x.shape
     normed = self.norm(x).reshape(-1, cond.frames, height * width, channels)
-    if _has_large_maps(x.size // channels, channels) and normed.shape[2] % sharding.chips() == 0:
+    cells = height * width
+    if _has_large_maps(rows * cells, channels) and cells % sharding.chips() == 0:
       tokens = self._in_parts(normed, cond.context)
     else:
       tokens = self.tokens(normed, cond.context)
@@ -296,7 +298,7 @@ def _attention(
 
 
 def _has_large_maps(cells: int, channels: int) -> bool:
-  return sharding.chips() > 1 and cells >= CELLS * channels
+  return sharding.chips() > 1 and cells >= CELLS_PER_CHANNEL * channels
 
 
 def _layouts(rows: int, height: int, width: int, channels: int) -> tuple[str, str]:
@@ -306,7 +308,7 @@ def _layouts(rows: int, height: int, width: int, channels: int) -> tuple[str, st
 
 
 def _in_compute_dtype(module: nnx.Module, dtype: jnp.dtype) -> Network:
-  """A module taken apart, its kernels as they are multiplied: so gathering them sends less."""
+  """A module taken apart, its kernels as they are multiplied, and chips' gradients added up."""
   network = Network.of(module)
   params = {k: v.astype(dtype) if v.ndim > 1 else v for k, v in network.params.items()}
   return Network(network.graphdef, params)

@@ -194,8 +194,9 @@ def train(run: TrainConfig, stop: terminal.Stop) -> epath.Path:
           f"{folder.path}: no gradient was finite in the steps up to {step}; start anew with a "
           "smaller --config.optim.lr"
         )
-      if _passes(run.sample_every, step, count) or step == run.steps:
-        sampled, pictures = sampler(state.ema | given.frozen, given.table)
+      if _passes(run.sample_every, step, count) or (run.sample_every and step == run.steps):
+        with sharding.on(program.mesh):
+          sampled, pictures = sampler(state.ema | given.frozen, given.table)
         figures |= {f"sample_{name}": value for name, value in sampled.items()}
         if pictures is not None:
           folder.picture(step, pictures)
@@ -207,7 +208,8 @@ def train(run: TrainConfig, stop: terminal.Stop) -> epath.Path:
         folder.save(step, state)
         averaged = state.ema | given.frozen
         figures = lambda params=averaged: sampler(params, given.table)[0]
-        export.write_models(run, parts, averaged, pathlib.Path(folder.path), figures)
+        with sharding.on(program.mesh):
+          export.write_models(run, parts, averaged, pathlib.Path(folder.path), figures)
       if stopping and step < run.steps:
         folder.settle()
         stop.obeyed = bool(stop.heard)

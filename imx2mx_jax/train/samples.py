@@ -127,7 +127,8 @@ def _controlnet(run: TrainConfig, nets: losses.Networks, rows: Any):
 
 def _student(run: TrainConfig, nets: losses.Networks, rows: Any):
   """Pairs of rows: true views above, the first of them given; sampled below."""
-  batch, schedule = rows(16), losses.STUDENT_SCHEDULE
+  batch = rows(max(1, min(16, 16 * 64**2 // run.data.size**2)))  # of large pictures fewer
+  schedule = losses.STUDENT_SCHEDULE
   images, vae = batch["images"], nets["vae"]
   sets, frames = images.shape[:2]
   clean = losses.encode_views(vae, images)

@@ -307,6 +307,8 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> TrainConfig:
   model = MODELS[config.model]
   checks = _CHECKS | _MODEL_CHECKS[config.model]
   base.check(config, default(config.model), checks, "imx2mx_jax.train.settings.default()")
+  if config.remat and config.model in ("vae", "clip"):
+    raise ConfigError(f"--config.remat=True: a {config.model} keeps all its layers; leave it out")
   if config.model == "student" and len(config.loss.inputs) > config.data.frames:
     raise ConfigError(
       f"--config.loss.inputs={config.loss.inputs}: there are only {config.data.frames} frames"
