@@ -183,6 +183,7 @@ MAY_IMPORT = {
     "pictures",
     "resumable",
     "scene",
+    "sharding",
     "sheets",
     "students",
     "teachers",

@@ -21,7 +21,8 @@ def test_every_file_that_the_readme_names_exists():
 
 def test_every_setting_that_the_readme_shows_is_a_field():
   from imx2mx_jax import config
+  from imx2mx_jax.train import settings
 
-  known = config.describe()
+  known = config.describe() + settings.describe()
   for name in re.findall(r"--config\.([\w.]+)", README):
     assert f"--config.{name}:" in known, name
