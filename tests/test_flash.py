@@ -132,5 +132,19 @@ def test_chips_of_a_mesh_take_kernels_for_their_parts_only():
   assert found == [set(), {"tpu"}]
 
 
+def test_devices_of_a_training_take_kernels_for_rows_that_they_divide():
+  found = []
+
+  def look(q, k):
+    found.append(set(flash.kernels(q, k)))
+    return q
+
+  with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((8,), (sharding.DATA,))):
+    for rows in (16, 3):
+      x = jax.ShapeDtypeStruct((rows, 1024, 2, 64), jnp.bfloat16)
+      jax.eval_shape(functools.partial(sharding.of_rows, look), x, x)
+  assert found == [{"tpu"}, set()]
+
+
 def test_operations_are_counted_as_if_there_were_no_kernel():
   assert flops.count(module.attention, *blank(2048, 1024)) == 2 * 2 * 2048 * 1024 * 2 * 64
