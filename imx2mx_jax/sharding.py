@@ -133,19 +133,16 @@ def of_rows(function: Callable, *xs: Array) -> Array:
   devices = mesh.shape[DATA] if DATA in mesh.auto_axes else 1
   if devices == 1 or any(len(x) % devices for x in xs):
     return function(*xs)
-  rows = P(DATA)
-  return jax.shard_map(function, in_specs=rows, out_specs=rows, axis_names={DATA}, check_vma=False)(
-    *xs
-  )
+  return on_chips(function, P(DATA), P(DATA), DATA)(*xs)
 
 
-def on_chips(function: Callable, in_specs: Any, out_specs: Any) -> Callable:
-  """A function that each chip of an edit computes on its parts of the arrays."""
+def on_chips(function: Callable, in_specs: Any, out_specs: Any, axis: str = CHIPS) -> Callable:
+  """A function that each chip along an axis computes on its parts of the arrays."""
   return jax.shard_map(
     function,
     in_specs=in_specs,
     out_specs=out_specs,
-    axis_names={CHIPS},
+    axis_names={axis},
     check_vma=False,  # kernels do not say which axes they vary along
   )
 
