@@ -2,14 +2,17 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 
 from imx2mx_jax import distill, flops, optim, students, teachers
 from imx2mx_jax.models.clip_vision import ClipVision, ClipVisionShape
-from imx2mx_jax.models.network import Network, abstract, initialise
+from imx2mx_jax.models.network import Network, abstract
 from imx2mx_jax.models.seva import Seva, SevaShape
 from imx2mx_jax.models.unet import UNet, UNetShape
 from imx2mx_jax.models.vae import Vae, VaeShape
@@ -52,7 +55,7 @@ def arguments(size: Size, memory: str, *, real: bool = False) -> tuple[distill.M
   real: random numbers on the first device; else ShapeDtypeStructs.
   """
   dtype = jnp.bfloat16
-  create = functools.partial(initialise, seed=0) if real else abstract
+  create = _filled if real else abstract
   make = (lambda function, *x: jax.jit(function)(*x)) if real else jax.eval_shape
   seva, unet = create(Seva, size.seva, dtype=dtype), create(UNet, size.unet, dtype=dtype)
   rate = optim.LearningRate.over(ITERATIONS, peak=1e-4, final=5e-5, warmup=200)
@@ -81,6 +84,20 @@ def arguments(size: Size, memory: str, *, real: bool = False) -> tuple[distill.M
   network = Network(unet.graphdef, frozen)
   teacher = teachers.InstructPix2Pix(network, text, text, source, scale, scale)
   return method, (state, teacher, cond, key)
+
+
+def _filled(cls: type[nnx.Module], shape: Any, **kwargs) -> Network:
+  """A network of random numbers from the host, as nothing need be compiled to draw them."""
+  network, rng = abstract(cls, shape, **kwargs), np.random.default_rng(0)
+
+  def draw(path: str, x: jax.ShapeDtypeStruct) -> np.ndarray:
+    if not path.endswith("kernel"):
+      return np.full(x.shape, path.endswith("scale"), x.dtype)
+    numbers = rng.standard_normal(x.shape, np.float32) / np.prod(x.shape[:-1]) ** 0.5
+    return numbers.astype(x.dtype)
+
+  params = {path: jnp.asarray(draw(path, x)) for path, x in network.params.items()}
+  return Network(network.graphdef, params)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,8 +30,8 @@ def get_config():
 
   config.teacher.weights = str(MICRO / "bundled" / "teacher")
   config.teacher.size = 48
-  config.teacher.text_guidance = 2.0
-  config.teacher.image_guidance = 1.3
+  config.teacher.text_guidance = 1.5
+  config.teacher.image_guidance = 1.0
   config.teacher.steps = 20
 
   config.student.weights = str(MICRO / "bundled" / "student")
@@ -40,8 +40,10 @@ def get_config():
   config.student.size = 64
 
   config.distill.dt = 50
-  # Below this timestep the micro student speckles; its prediction here is the picture.
-  config.distill.t_min = 449
+  config.distill.t_min = 49
+  # Distilled below this timestep the micro student speckles; the original one finishes the picture.
+  config.distill.t_stop = 449
+  config.distill.finish = "original"
   config.distill.iterations_first = 40
   config.distill.iterations = 10
 

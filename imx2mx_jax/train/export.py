@@ -127,5 +127,6 @@ def _origin(run: TrainConfig) -> Origin:
   if not run.start:
     return Origin(f"trained on {run.data.source}", run.licence, notice=run.notice)
   before = weights.read_info(run.start, kind_of(run.start))
-  source = f"{before.source}, trained further on {run.data.source}"
+  further = f", trained further on {run.data.source}"
+  source = before.source.removesuffix(further) + further
   return Origin(source, before.licence, before.terms, before.notice)
