@@ -63,6 +63,6 @@ def test_weights_are_told_for_what_they_are(capsys, tmp_path):
 def test_configs_are_told_to_run_or_why_not(capsys, tmp_path):
   default = support.REPOSITORY / "configs" / "default.py"
   _, runs, misses = told(capsys, default, tmp_path / "none.py")["configs"]
-  assert runs.startswith(f"{default} would run, in float32; holds at least 0.09 GB (default), ")
+  assert runs.startswith(f"{default} would run, in float32; holds at least 0.101 GB (default), ")
   assert runs.endswith("memory=default fits")
   assert misses.startswith(f"{tmp_path / 'none.py'} would not run: ") and "no such file" in misses

@@ -31,10 +31,10 @@ def folders(tmp_path_factory):
   shapes["unet"], nets["unet"] = networks._without_source(shapes["unet"], nets["unet"], "float32")
   params = {name: net.params for name, net in nets.items()}
   export.write(root / "teacher", "teacher", shapes, params, ORIGIN, BUNDLED / weights.TOKENIZER)
-  shape = ControlNetShape(4, (96, 96), 1, (False, True), (4, 4), 1, 128, hint_channels=(8, 8, 8))
+  shape = ControlNetShape(4, (128, 128), 1, (True, True), (4, 4), 1, 128, hint_channels=(8, 8, 8))
   control = {"controlnet": initialise(ControlNet, shape, 0).params}
   export.write(root / "controlnet", "controlnet", {"controlnet": shape}, control, ORIGIN)
-  wide = dataclasses.replace(shape, channels=(96, 96, 96), down_attention=(False, True, True))
+  wide = dataclasses.replace(shape, channels=(128, 128, 128), down_attention=(True, True, True))
   wide = dataclasses.replace(wide, heads=(4, 4, 4))
   control = {"controlnet": initialise(ControlNet, wide, 0).params}
   export.write(root / "wide", "controlnet", {"controlnet": wide}, control, ORIGIN)

@@ -15,8 +15,6 @@ def get_config():
   config.frozen.text_encoder = "runs/train-clip/metric_clip"
   config.readout = True
   config.dtype = "tensorfloat32"  # bfloat16 would round the noise that the read-out lets pass
-  config.shape.channels = (128, 128)
-  config.shape.down_attention = (True, True)
   config.data.size = 48
   config.data.rendered = 64  # as the photographs are that an edit reduces to the teacher's size
   config.data.worlds = 40000

@@ -125,7 +125,7 @@ def _halved(run: TrainConfig, shape: Any, params: Params) -> Params:
 
 def _origin(run: TrainConfig) -> Origin:
   if not run.start:
-    return Origin(f"trained on {run.data.source}", run.licence, notice=run.notice)
+    return Origin(f"{run.model} trained on {run.data.source}", run.licence, notice=run.notice)
   before = weights.read_info(run.start, kind_of(run.start))
   further = f", trained further on {run.data.source}"
   source = before.source.removesuffix(further) + further

@@ -165,9 +165,9 @@ MODELS = {
   "teacher": Model(
     InstructPix2PixLoss(),
     UNetShape(
-      channels=(96, 96),
+      channels=(128, 128),
       layers=1,
-      down_attention=(False, True),
+      down_attention=(True, True),
       heads=(4, 4),
       context_width=128,
       up_attention=(True, False),
@@ -177,9 +177,9 @@ MODELS = {
   "controlnet": Model(
     ControlNetLoss(),
     ControlNetShape(
-      channels=(96, 96),
+      channels=(128, 128),
       layers=1,
-      down_attention=(False, True),
+      down_attention=(True, True),
       heads=(4, 4),
       context_width=128,
       hint_channels=(16, 32, 64),

@@ -35,7 +35,7 @@ def wished(tree, **changes):
 def test_what_was_chosen_becomes_a_run(tree):
   run = wished(tree)
   assert run.scene.frames == (2, 0) and run.scene.reference == 2
-  assert (run.instruction, run.teacher.text_guidance, run.seed) == ("make it sunset", 1.5, 7)
+  assert (run.instruction, run.teacher.text_guidance, run.seed) == ("make it sunset", 2.0, 7)
   assert run.student.weights == tree.student.weights
   assert tree.scene.frames == "0,2,5,7", "the page's settings are nobody's to change"
 

@@ -144,7 +144,7 @@ def test_a_preview_shows_nine_edits_and_stops(tmp_path, cache):
   folder = tmp_path / "run"
   alone = {"student__weights": "none", "student__vae": "none", "student__image_encoder": "none"}
   lines = support.ran(cache, folder, preview=True, teacher__text_guidance=4.0, **alone)
-  assert "text 4, image 1.3" in lines[-2]
+  assert "text 4, image 1, in" in lines[-2]
   assert pathlib.Path(lines[-1]) == folder / "preview.png"
   assert [path.name for path in folder.iterdir()] == ["preview.png"]
   sheet = picture(folder / "preview.png")

@@ -24,7 +24,7 @@ def truth(tmp_path_factory):
 def test_a_true_edit_is_followed_and_consistent(truth):
   found = metrics(truth)
   assert found["clip"]["dir"] > 0.5
-  assert found["clip"]["model"] == "micro/metric_clip"
+  assert found["clip"]["model"] == "clip trained on micro"
   assert found["warp"]["floor"] < found["warp"]["mean"] < 0.02
 
 
