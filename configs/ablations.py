@@ -2,7 +2,7 @@
 
 Eight scenes, four instructions and two seeds are 64 cases, of which each of the six rows that
 distill takes 64 runs: they must be short for the table to fit in three hours on 2 cores. These take
-96 iterations, 19 s at the pace in benchmarks/RESULTS.md. Settings are to be chosen on other scenes
+48 iterations, 20 s at the pace in benchmarks/RESULTS.md. Settings are to be chosen on other scenes
 than those reported.
 """
 
@@ -14,7 +14,7 @@ DEFAULT = pathlib.Path(__file__).with_name("default.py")
 
 def get_config():
   config = runpy.run_path(str(DEFAULT))["get_config"]()
-  config.distill.iterations_first = 30
-  config.distill.iterations = 6
-  config.optim.warmup = 15
+  config.distill.iterations_first = 15
+  config.distill.iterations = 3
+  config.optim.warmup = 8
   return config

@@ -36,6 +36,7 @@ def compared(*runs):
   return json.loads(printed.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_networks_that_chips_share_compute_what_one_computes():
   command = [sys.executable, "-m", "tests.on_chips"]
   found = json.loads(subprocess.check_output(command, cwd=REPOSITORY).splitlines()[-1])

@@ -155,6 +155,7 @@ def test_what_becomes_of_one_is_no_matter_to_its_neighbours(alone, together):
     assert "4 updates in a row, up to iteration 4, were not finite" in rows[DIVERGES]["error"]
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_edits_of_a_program_where_they_can_go_on(stopped):
   _, lines, found = stopped
   assert len([line for line in lines if line.startswith("stopped; ")]) == 2
