@@ -42,7 +42,7 @@ def get_config():
 
   config.distill.dt = 50
   config.distill.t_min = 49
-  # Distilled below this timestep the micro student speckles; the original one finishes the picture.
+  # Below this timestep a distilled micro student speckles: the original one makes the picture.
   config.distill.t_stop = 449
   config.distill.finish = "original"
   config.distill.iterations_first = 20
