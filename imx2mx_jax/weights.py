@@ -276,14 +276,14 @@ def _again(kind: str) -> str:
 
 
 def _not_converted(folder: str | os.PathLike, at: pathlib.Path, kind: str) -> str:
-  command = f"python -m convert_weights --model={kind} --src={folder} --dst=weights/{kind}"
+  command = f"python -m convert_weights --model={kind} --src={{}} --dst=weights/{kind}"
   if at.is_file() or any(at.glob("*.json")) or any(at.glob("*.safetensors")):
     return (
-      f"{folder} holds weights that are not converted; run `{command}` and give weights/{kind} "
-      "in its place"
+      f"{folder} holds weights that are not converted; run `{command.format(folder)}` and give "
+      f"weights/{kind} in its place"
     )
   missing = "has no model.json" if at.is_dir() else "does not exist"
   return (
     f"{folder} {missing}; weights are converted first, from a folder, a file or a hub id: "
-    f"`{command.replace(str(folder), '<folder, file or id>')}`"
+    f"`{command.format('<folder, file or id>')}`"
   )

@@ -115,7 +115,7 @@ def _clip(run: Run, options: Options) -> _Measured:
       "what the pictures show before and after is not known; give --source_caption=... and "
       "--edited_caption=... to python -m imx2mx_jax.evaluate"
     )
-  folder = options.clip or run.settings.get("metric_clip", _CLIP)
+  folder = options.clip or run.settings.get("metric_clip") or _CLIP
   info = weights.read_info(folder, "metric_clip")
   clip = weights.load(folder, "metric_clip")["clip"]
   words = tokenizer.load(weights.tokenizer_of(folder))
