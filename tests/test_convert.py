@@ -22,6 +22,7 @@ from imx2mx_jax.models.vae import VaeShape
 from tests import released
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
+ORIGINALS = REPOSITORY.parent / "shared" / "micro"
 
 
 def convert(kind, src, dst, **options) -> pathlib.Path:
@@ -69,6 +70,16 @@ def broken(vae, tmp_path) -> pathlib.Path:
 
 
 # What is read
+
+
+@pytest.mark.parametrize("kind", sorted(set(weights.KINDS) - {"controlnet"}))
+def test_models_that_pytorch_trained_equal_their_originals_bit_for_bit(kind, tmp_path):
+  if not ORIGINALS.is_dir():
+    pytest.skip("the originals are not beside this clone (../shared/micro)")
+  dst = convert(kind, ORIGINALS / kind, tmp_path / "dst")
+  equal, rounded = verify.verify(reader.open_model(kind, str(ORIGINALS / kind)), dst)
+  assert equal > 600_000
+  assert rounded == 0
 
 
 @pytest.mark.parametrize("kind", weights.KINDS)
