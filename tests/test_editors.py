@@ -12,9 +12,9 @@ from PIL import Image
 from imx2mx_jax import conditions, pictures, scene, weights
 from imx2mx_jax.errors import SceneError
 from imx2mx_jax.main import main
-from imx2mx_jax.models.controlnet import ControlNet, ControlNetShape
+from imx2mx_jax.models.controlnet import ControlNet
 from imx2mx_jax.models.network import initialise
-from imx2mx_jax.train import export, networks
+from imx2mx_jax.train import export, networks, settings
 from tests.cli import support
 
 SIZE = support.SMALL["teacher.size"]
@@ -31,7 +31,7 @@ def folders(tmp_path_factory):
   shapes["unet"], nets["unet"] = networks._without_source(shapes["unet"], nets["unet"], "float32")
   params = {name: net.params for name, net in nets.items()}
   export.write(root / "teacher", "teacher", shapes, params, ORIGIN, BUNDLED / weights.TOKENIZER)
-  shape = ControlNetShape(4, (128, 128), 1, (True, True), (4, 4), 1, 128, hint_channels=(8, 8, 8))
+  shape = dataclasses.replace(settings.MODELS["controlnet"].shape, hint_channels=(8, 8, 8))
   control = {"controlnet": initialise(ControlNet, shape, 0).params}
   export.write(root / "controlnet", "controlnet", {"controlnet": shape}, control, ORIGIN)
   wide = dataclasses.replace(shape, channels=(128, 128, 128), down_attention=(True, True, True))
