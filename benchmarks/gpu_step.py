@@ -20,9 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import machine
-from benchmarks.step import ITERATIONS, SIZES, VIEWS, Size, arguments, model_flops
+from benchmarks.step import ITERATIONS, SIZES, VIEWS, Size, arguments, filled, model_flops
 from imx2mx_jax import distill, flops
-from imx2mx_jax.models.network import initialise
 from imx2mx_jax.models.unet import UNet
 
 CALLS = 9
@@ -93,7 +92,7 @@ def _against_torch(size: Size) -> str:
   from benchmarks import forward
 
   rows = forward.BRANCHES * VIEWS
-  network = initialise(UNet, size.unet, seed=0, dtype=jnp.bfloat16)
+  network = filled(UNet, size.unet, dtype=jnp.bfloat16)
   blank = lambda *shape: jnp.zeros((rows, *shape))
   inputs = (
     blank(size.teacher, size.teacher, size.unet.in_channels),

@@ -55,7 +55,7 @@ def arguments(size: Size, memory: str, *, real: bool = False) -> tuple[distill.M
   real: random numbers on the first device; else ShapeDtypeStructs.
   """
   dtype = jnp.bfloat16
-  create = _filled if real else abstract
+  create = filled if real else abstract
   make = (lambda function, *x: jax.jit(function)(*x)) if real else jax.eval_shape
   seva, unet = create(Seva, size.seva, dtype=dtype), create(UNet, size.unet, dtype=dtype)
   rate = optim.LearningRate.over(ITERATIONS, peak=1e-4, final=5e-5, warmup=200)
@@ -86,7 +86,7 @@ def arguments(size: Size, memory: str, *, real: bool = False) -> tuple[distill.M
   return method, (state, teacher, cond, key)
 
 
-def _filled(cls: type[nnx.Module], shape: Any, **kwargs) -> Network:
+def filled(cls: type[nnx.Module], shape: Any, **kwargs) -> Network:
   """A network of random numbers from the host, as nothing need be compiled to draw them."""
   network, rng = abstract(cls, shape, **kwargs), np.random.default_rng(0)
 
