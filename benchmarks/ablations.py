@@ -1,13 +1,14 @@
 """The paper's ablations and its rivals on held-out scenes of the micro world, where truth is known.
 
-    python -m benchmarks.ablations OUT [--quick] [--scenes=FOLDER] [--rows=ROW,ROW] [--clip=FOLDER]
-        [--config=configs/ablations.py] [--config.FIELD=VALUE ...]
+    python -m benchmarks.ablations OUT [--quick] [--jobs=2] [--scenes=FOLDER] [--rows=ROW,ROW]
+        [--clip=FOLDER] [--config=configs/ablations.py] [--config.FIELD=VALUE ...]
 
 A case is a scene, an instruction and a seed; each row edits each case with the same settings but
 its own. Half of the instructions are ambiguous ("give the cube a new color"): an editor of single
 views answers them differently in each view. Without --scenes eight scenes are drawn that no
 training draws and no setting was chosen on; --quick takes two, and of four instructions and two
-seeds two and one. OUT gets
+seeds two and one. The rows are the paper's, the teacher with key views and SDEdit fusion; --rows
+asks for others. --jobs processes share the cases and this machine's cores. OUT gets
 
     cases.jsonl                  a line for each finished edit; the same command goes on after it
     pictures/CASE/ROW.png        the views, side by side
@@ -30,17 +31,20 @@ Intervals are percentiles over resampled scenes, each a mean over its instructio
 """
 
 import argparse
+import concurrent.futures
 import csv
 import dataclasses
 import functools
 import hashlib
 import json
+import multiprocessing
+import os
 import pathlib
 import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -98,6 +102,7 @@ TABLE_3 = {  # the paper's: Cons, Sim, Dir
 }
 CONTROLS = ("unedited", "truth")
 ROWS = (*CONTROLS, *EDITS)
+OF_TABLE = (*CONTROLS, *TABLE_3, "teacher with key views", "SDEdit .25", "SDEdit .5", "SDEdit .75")
 MEASURES = ("sim", "dir", "cons", "warp", "warp_objects", "psnr", "color")
 
 
@@ -468,32 +473,75 @@ def finished(file: pathlib.Path) -> list[dict[str, Any]]:
   return whole
 
 
-def run_all(bench: Bench, folders: Sequence[pathlib.Path], args: argparse.Namespace) -> None:
+Case = tuple[str, Task, int]
+"""A row, a task and a seed."""
+
+
+def run_all(
+  settings: ConfigDict,
+  folders: Sequence[pathlib.Path],
+  args: argparse.Namespace,
+  finish: Callable[[Sequence[Case]], Iterator[dict[str, Any]]],
+) -> None:
   """Every case that has no line yet, scene by scene, then the tables and the picture."""
   asked = [task for i, folder in enumerate(folders) for task in _asked(folder, i, args.quick)]
   seeds = (0,) if args.quick else (0, 1)
   cases = [(row, task, seed) for task in asked for seed in seeds for row in args.rows]
-  file = bench.out / "cases.jsonl"
+  file = args.out / "cases.jsonl"
   lines = finished(file)
   done = {(line["row"], line["scene"], line["instruction"], line["seed"]) for line in lines}
   key = lambda case: (case[0], case[1].folder.name, case[1].instruction, case[2])
   left = [case for case in cases if key(case) not in done]
   print(f"{len(cases)} edits, {len(cases) - len(left)} of them finished", flush=True)
   began = time.monotonic()
-  for i, case in enumerate(left, 1):
-    line = bench.finish(*case)
+  for i, line in enumerate(finish(left), 1):
     with file.open("a") as cases_file:
       cases_file.write(json.dumps(line) + "\n")
     lines.append(line)
     rest = terminal.duration((time.monotonic() - began) / i * (len(left) - i))
     print(f"{i} of {len(left)}: {line['scene']}, {line['instruction']}, {line['row']}: ", end="")
     print(f"{line['seconds']:.1f} s, {rest} left", flush=True)
-  settings = bench.settings
   title = f"{len(folders)} scenes, {len(asked)} instructions, seeds {seeds}. {machine.describe()}"
-  write_tables(bench.out, lines, title)
+  write_tables(args.out, lines, title)
   case = _case(asked[0].folder.name, asked[0].instruction, seeds[0])
-  write_picture(bench.out, case, settings.student.size)
-  print((bench.out / "ablations.md").read_text())
+  write_picture(args.out, case, settings.student.size)
+  print((args.out / "ablations.md").read_text())
+
+
+@functools.cache
+def _bench(out: pathlib.Path, clip: pathlib.Path, argv: tuple[str, ...]) -> Bench:
+  """What a process needs for its cases, loaded once. argv: of `settings_of`."""
+  settings = settings_of(argv)
+  models = edit.load_models(config.resolve(settings, jax.default_backend()))
+  return Bench(out, settings, models, load_judge(clip))
+
+
+def _one(out: pathlib.Path, clip: pathlib.Path, argv: tuple[str, ...], case: Case):
+  return _bench(out, clip, argv).finish(*case)
+
+
+def _take_cores(shares: Any) -> None:
+  """Keeps this process to its share of the cores, before JAX counts them."""
+  if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, shares.get())
+
+
+def in_processes(
+  jobs: int, one: Callable[[Case], dict[str, Any]], cases: Sequence[Case]
+) -> Iterator[dict[str, Any]]:
+  """The cases' lines, as they are finished."""
+  context = multiprocessing.get_context("spawn")
+  cores, shares = list(range(os.cpu_count() or 1)), context.Queue()
+  if hasattr(os, "sched_getaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+  for place in range(jobs):
+    shares.put(cores[place::jobs] or cores)
+  with concurrent.futures.ProcessPoolExecutor(jobs, context, _take_cores, (shares,)) as pool:
+    try:
+      for done in concurrent.futures.as_completed([pool.submit(one, case) for case in cases]):
+        yield done.result()
+    finally:
+      pool.shutdown(cancel_futures=True)
 
 
 def _asked(folder: pathlib.Path, number: int, quick: bool) -> list[Task]:
@@ -529,15 +577,17 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("out", type=pathlib.Path)
   parser.add_argument("--quick", action="store_true", help="two scenes, instructions, one seed")
   parser.add_argument("--scenes", type=pathlib.Path, help="folder of scenes of the micro world")
-  parser.add_argument("--rows", type=_rows, default=list(ROWS), help=f"of {', '.join(ROWS)}")
+  parser.add_argument("--jobs", type=int, default=1, help="processes that share the cases")
+  parser.add_argument("--rows", type=_rows, default=list(OF_TABLE), help=f"of {', '.join(ROWS)}")
   parser.add_argument("--clip", type=pathlib.Path, default=BUNDLED / "metric_clip")
   args, rest = parser.parse_known_args(argv[1:])
   try:
     settings = settings_of(rest)
     claim(args.out, settings, args.clip)
-    folders = _folders(args)
-    models = edit.load_models(config.resolve(settings, jax.default_backend()))
-    run_all(Bench(args.out, settings, models, load_judge(args.clip)), folders, args)
+    edit.check_models(config.resolve(settings, jax.default_backend()))
+    one = functools.partial(_one, args.out, args.clip, tuple(rest))
+    many = functools.partial(in_processes, args.jobs, one)
+    run_all(settings, _folders(args), args, many if args.jobs > 1 else functools.partial(map, one))
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
