@@ -54,7 +54,7 @@ from PIL import Image
 
 import imx2mx_jax
 from benchmarks import machine
-from imx2mx_jax import config, edit, pictures, sheets, terminal, tokenizer, weights
+from imx2mx_jax import compilation, config, edit, pictures, sheets, terminal, tokenizer, weights
 from imx2mx_jax.errors import ConfigError, UserError
 from imx2mx_jax.evaluate import tables
 from imx2mx_jax.metrics import clip_scores, warp
@@ -80,7 +80,7 @@ EDITS: dict[str, dict[str, Any]] = {  # row: what it sets
   "SDEdit .5": {"method": "sdedit", "distill.sdedit": 0.5},
   "SDEdit .75": {"method": "sdedit", "distill.sdedit": 0.75},
   "coupled sampling": {"method": "coupled"},
-  "collaborative": {"method": "collaborative"},
+  "collaborative": {"method": "collaborative", "distill.t_min": 49, "distill.upper": 950},
   "DGE-like teacher": {"method": "teacher_only", "teacher.extended": True},
   "extended attention": {"teacher.extended": True},
   "falling upper t": {"distill.fall": 450},
@@ -512,6 +512,7 @@ def run_all(
 def _bench(out: pathlib.Path, clip: pathlib.Path, argv: tuple[str, ...]) -> Bench:
   """What a process needs for its cases, loaded once. argv: of `settings_of`."""
   settings = settings_of(argv)
+  compilation.keep()
   models = edit.load_models(config.resolve(settings, jax.default_backend()))
   return Bench(out, settings, models, load_judge(clip))
 

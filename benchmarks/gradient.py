@@ -1,0 +1,122 @@
+"""Where the teacher would move the true edit, by its timestep and guidance.
+
+    python -m benchmarks.gradient [--scenes=4] [--config=configs/ablations.py]
+        [--config.FIELD=VALUE ...]
+
+Score distillation rests where the teacher's gradient is nothing. This takes one definite edit of
+each of some scenes of the micro world (those that settings are chosen on), encodes its truth, and
+prints the root mean square, over views, cells and edits, of
+
+    mean over noise of (sigma_t / alpha_t) (eps_hat - eps)
+
+which is how far from the truth, in units of the latents, the teacher would have it; beside it, in
+brackets, the deviation of one draw from that mean.
+"""
+
+import argparse
+import dataclasses
+import functools
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import ablations
+from imx2mx_jax import config, diffusion, edit, editors, scene, teachers
+from imx2mx_jax.errors import UserError
+from imx2mx_jax.micro import scenes
+from imx2mx_jax.shapes import Array, Float, Int, Key
+from imx2mx_jax.teachers import SCHEDULE, Teacher
+
+FIRST_SEED = 930_000_000
+GUIDANCE = (1.0, 1.5, 2.5, 4.0)
+TIMESTEPS = (950, 900, 800, 700, 600, 500, 400, 300, 200, 100)
+DRAWS = 16
+
+
+@functools.partial(jax.jit, static_argnames="draws")
+def pulls(
+  teacher: Teacher,
+  z0: Float[Array, "N h w 4"],
+  t: Int[Array, ""],
+  key: Key[Array, ""],
+  *,
+  draws: int = DRAWS,
+) -> Float[Array, "draws N h w 4"]:
+  """(sigma_t / alpha_t) (eps_hat - eps) for some draws of noise and key view."""
+  alpha, sigma = SCHEDULE.alpha_sigma(t)
+
+  def one(key):
+    for_noise, for_view = jax.random.split(key)
+    eps = jax.random.normal(for_noise, z0.shape)
+    key_view = jax.random.randint(for_view, (), 0, len(z0))
+    z_t = diffusion.add_noise(z0, eps, alpha, sigma)
+    return sigma / alpha * (teacher.predict_noise(z_t, t, key_view) - eps)
+
+  return jax.lax.map(one, jax.random.split(key, draws))
+
+
+def squares(found: np.ndarray) -> tuple[float, float]:
+  """Mean squares of draws: of their mean, unbiased, and of one draw's deviation from it."""
+  spread = float(found.var(axis=0, ddof=1).mean())
+  return max(float(np.square(found.mean(axis=0)).mean()) - spread / len(found), 0.0), spread
+
+
+def true_edits(
+  folder: pathlib.Path, count: int, settings: config.ConfigDict
+) -> Iterator[tuple[Teacher, Float[Array, "N h w 4"]]]:
+  """The teacher of each scene's first definite edit, and the latents of its truth."""
+  for number in range(count):
+    path = folder / f"scene_{number:02}"
+    scenes.write(path, scenes.draw(FIRST_SEED + number))
+    task = ablations.tasks(path, number)[0]
+    changes = {"scene.path": str(path), "instruction": task.instruction}
+    settings.update_from_flattened_dict(changes | {"method": "teacher_only"})
+    run = config.resolve(settings, jax.default_backend())
+    models = edit.load_models(run)
+    read = scene.load_scene(path, run.scene.frames, size=run.student.size)
+    known = ablations.truth(task, read, run.teacher.size)
+    modes = jax.jit(teachers.encode_sources)(models.vae, known.answers[0])
+    teacher = editors.make(run, models, read, range(len(known.sources)), known.sources)
+    yield teacher, modes * models.vae.module.shape.scaling_factor
+
+
+def cell(edits: Sequence[tuple[Teacher, Array]], t: int, scale: float) -> str:
+  """The pull of all edits together, and its spread."""
+  each = []
+  for number, (teacher, z0) in enumerate(edits):
+    guided = dataclasses.replace(teacher, text_scale=jnp.float32(scale))
+    each.append(squares(np.asarray(pulls(guided, z0, jnp.int32(t), jax.random.key(number)))))
+  pull, spread = np.sqrt(np.mean(each, axis=0))
+  return f"{pull:.3f} ({spread:.3f})"
+
+
+def main(argv: Sequence[str]) -> int:
+  """Measures and prints the table; gives the exit code."""
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.gradient",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument("--scenes", type=int, default=4)
+  args, rest = parser.parse_known_args(argv[1:])
+  try:
+    settings = ablations.settings_of(rest)
+    with tempfile.TemporaryDirectory() as folder:
+      edits = list(true_edits(pathlib.Path(folder), args.scenes, settings))
+    print(f"| t | {' | '.join(map(str, GUIDANCE))} |\n|---|{'---|' * len(GUIDANCE)}")
+    for t in TIMESTEPS:
+      print(f"| {t} | {' | '.join(cell(edits, t, scale) for scale in GUIDANCE)} |", flush=True)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))
