@@ -83,8 +83,6 @@ class DistillConfig:
   dt: int = 25  # distance between its timesteps
   iterations_first: int = 200  # at the first timestep
   iterations: int = 50  # at each other timestep
-  t_stop: int = 0  # at timesteps below it only sample, plainly
-  finish: str = "personalised"  # whose weights sample below t_stop; or "original"
   teacher_t: str = "truncated_normal"  # or "uniform", or "matched": the student's timestep
   upper: int = 950  # highest timestep of the teacher
   fall: int = 0  # by how much `upper` is lower at the student's timestep 0
@@ -271,8 +269,6 @@ _CHECKS = {
   "distill.dt": between(2, 999),
   "distill.iterations_first": NOT_NEGATIVE,
   "distill.iterations": NOT_NEGATIVE,
-  "distill.t_stop": between(0, 999),
-  "distill.finish": choice("personalised", "original"),
   "distill.teacher_t": choice("truncated_normal", "uniform", "matched"),
   "distill.upper": between(1, 999),
   "distill.fall": between(0, 999),

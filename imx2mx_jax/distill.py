@@ -340,18 +340,15 @@ def student_step(
   cond: Any,
   tau_next: Int[Array, ""],
   noise: Float[Array, "T h w 4"] | Float[Array, ""] | float = 0.0,
-  weights: Params | None = None,
 ) -> DistillState:
   """One Euler step of zeta from tau to tau_next with the freshly updated student.
 
   zeta is not replaced on the clean frame here. noise: added to zeta first; the authors add an
-  accidental one (diffusion.accidental_noise_scale), by default there is none. weights: to step
-  with instead of the state's.
+  accidental one (diffusion.accidental_noise_scale), by default there is none.
   """
   sigma, sigma_next = (method.student.schedule.sigma(tau) for tau in (state.tau, tau_next))
   zeta = state.latents + noise
-  own = state.average or state.params["student"]
-  weights = own if weights is None else weights
+  weights = state.average or state.params["student"]
   zeta0_hat = method.student.predict(weights, cond, zeta, state.tau)
   new = dataclasses.replace(
     state,

@@ -266,9 +266,6 @@ def edit(
   if state is None:
     zeta0 = _edits(run, scene, models, teacher, reference) if run.method == "sdedit" else None
     state = _first_state(run, method, models, len(scene.names) + 1, zeta0, seat.mesh)
-  original = None
-  if run.distill.finish == "original":
-    original = sharding.put(seat.mesh, models.student.params)
   mask = None if scene.masks is None else masks.on_grid(scene.masks, method.grid)
   task = seats.Task(teacher, cond, _keys(run)["iterations"], mask, method, run.log_every)
   vae = seat.shared("student_vae", models.student_vae)
@@ -279,7 +276,7 @@ def edit(
   step, tau = int(state.step), int(state.tau)
   seat.begin(task, state)
   del task, state
-  loop = _Loop(run, scene, method, plan, seat, vae, original)
+  loop = _Loop(run, scene, method, plan, seat, vae)
   yield Prepared(**began, total=_total(plan), resumed_at=step)
 
   if run.method == "coupled":
@@ -301,8 +298,7 @@ def edit(
 class _Loop:
   """What the loop works with and never changes.
 
-  vae: the student's. original: weights for the timesteps without iterations; None: the
-  personalised ones.
+  vae: the student's.
   """
 
   run: RunConfig
@@ -311,7 +307,6 @@ class _Loop:
   plan: Plan
   seat: seats.Place
   vae: Network
-  original: Params | None
 
 
 def _distill(
@@ -344,7 +339,7 @@ def _distill(
         images = _decode(loop.vae, seat.prediction()[1:])
         yield Snapshot(step, there, _outside_kept(run, loop.scene, images))
     if here + 1 < len(plan):
-      yield from _stepped(loop, there, plan[here + 1][0], None if iterations else loop.original)
+      yield from _stepped(loop, there, plan[here + 1][0])
 
 
 def _asked(
@@ -358,13 +353,11 @@ def _asked(
       return done
 
 
-def _stepped(
-  loop: _Loop, tau: int, tau_next: int, weights: Params | None
-) -> Generator[Waiting, None, None]:
+def _stepped(loop: _Loop, tau: int, tau_next: int) -> Generator[Waiting, None, None]:
   noise = 0.0
   if _authors(loop.run):
     noise = _accidental_noise(loop.run, loop.method, loop.seat.prediction().shape, tau)
-  yield from _asked(loop.seat, seats.Step(tau_next, noise, weights))
+  yield from _asked(loop.seat, seats.Step(tau_next, noise))
 
 
 def _coupled(loop: _Loop, seat: seats.Alone) -> Float[Array, "T h w 4"]:
@@ -484,7 +477,7 @@ def _plan(run: RunConfig) -> Plan:
   counts = diffusion.iterations_per_timestep(
     taus, d.iterations_first, d.iterations, authors=_authors(run)
   )
-  return [(tau, n if tau >= d.t_stop else 0) for tau, n in zip(taus, counts, strict=True)]
+  return list(zip(taus, counts, strict=True))
 
 
 _NO_MOMENTS = optax.identity()  # where nothing is trained
@@ -677,7 +670,7 @@ def _accidental_noise(
 def _last_prediction(loop: _Loop) -> Generator[Waiting, None, Float[np.ndarray, "T h w 4"]]:
   tau, iterations = loop.plan[-1]
   if not (_authors(loop.run) and iterations):  # theirs is the one from before the last update
-    yield from _asked(loop.seat, seats.Step(tau, 0.0, None if iterations else loop.original))
+    yield from _asked(loop.seat, seats.Step(tau))
   return loop.seat.prediction()
 
 

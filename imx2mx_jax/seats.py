@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from imx2mx_jax import distill, flops, sharding
 from imx2mx_jax.distill import is_network
 from imx2mx_jax.models.network import Network
-from imx2mx_jax.shapes import Array, Float, Key, Params, np
+from imx2mx_jax.shapes import Array, Float, Key, np
 from imx2mx_jax.teachers import Teacher
 
 
@@ -51,7 +51,6 @@ class Step:
 
   tau_next: int
   noise: Float[Array, "T h w 4"] | float = 0.0
-  weights: Params | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +131,10 @@ class Alone:
       case Iterations(count):
         state, rows = self._steps(self._state, teacher, cond, key, jnp.int32(count), mask)
         metrics = {name: np.asarray(row)[:count] for name, row in vars(rows).items()}
-      case Step(tau_next, noise, weights):
+      case Step(tau_next, noise):
         with sharding.on(self.mesh):
           state = distill.student_step(
-            self.task.method, self._state, cond, jnp.int32(tau_next), noise, weights
+            self.task.method, self._state, cond, jnp.int32(tau_next), noise
           )
         metrics = {}
     self._state = state

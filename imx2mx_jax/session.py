@@ -115,9 +115,8 @@ def alike(run: RunConfig) -> tuple[int, Hashable] | None:
 
 def _shares(run: RunConfig) -> bool:
   """Whether other edits can have part in its program: no weights but the student's are its own."""
-  common = run.teacher.kind in _SHARED and run.distill.finish == "personalised"
   plain = run.method == "distill" and not run.output.polish
-  return common and plain and edit.mesh_of_edits(run).shape[sharding.EDIT] > 1
+  return run.teacher.kind in _SHARED and plain and edit.mesh_of_edits(run).shape[sharding.EDIT] > 1
 
 
 _SHARED = ("instruct_pix2pix", "controlnet")  # teachers whose edits differ in arrays alone

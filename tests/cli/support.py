@@ -27,8 +27,6 @@ SMALL = {
   "distill.dt": 400,
   "distill.iterations_first": 8,
   "distill.iterations": 2,
-  "distill.t_stop": 0,
-  "distill.finish": "personalised",  # else edits do not share a program
   "optim.warmup": 2,
   "log_every": 2,
   "save_every": 4,
