@@ -1,14 +1,14 @@
 """The paper's ablations and its rivals on held-out scenes of the micro world, where truth is known.
 
-    python -m benchmarks.ablations OUT [--quick] [--jobs=2] [--scenes=FOLDER] [--rows=ROW,ROW]
-        [--clip=FOLDER] [--config=configs/ablations.py] [--config.FIELD=VALUE ...]
+    python -m benchmarks.ablations OUT [--quick] [--jobs=1] [--scenes=FOLDER] [--rows=ROW,ROW]
+        [--clip=FOLDER] [--config=configs/default.py] [--config.FIELD=VALUE ...]
 
 A case is a scene, an instruction and a seed; each row edits each case with the same settings but
 its own. Half of the instructions are ambiguous ("give the cube a new color"): an editor of single
 views answers them differently in each view. Without --scenes eight scenes are drawn that no
 training draws and no setting was chosen on; --quick takes two, and of four instructions and two
 seeds two and one. The rows are the paper's, the teacher with key views and SDEdit fusion; --rows
-asks for others. --jobs processes share the cases and this machine's cores. OUT gets
+asks for others. --jobs processes share the cases and a CPU's cores. OUT gets
 
     cases.jsonl                  a line for each finished edit; the same command goes on after it
     pictures/CASE/ROW.png        the views, side by side
@@ -76,14 +76,14 @@ EDITS: dict[str, dict[str, Any]] = {  # row: what it sets
   "matched t": {"distill.teacher_t": "matched"},
   "no RCVAttn": {"teacher.cross_view": False},
   "teacher with key views": {"method": "teacher_cross_view"},
-  "SDEdit .25": {"method": "sdedit", "distill.sdedit": 0.25},
-  "SDEdit .5": {"method": "sdedit", "distill.sdedit": 0.5},
-  "SDEdit .75": {"method": "sdedit", "distill.sdedit": 0.75},
-  "coupled sampling": {"method": "coupled"},
+  "SDEdit .25": {"method": "sdedit", "distill.sdedit": 0.25, "distill.t_min": 49},
+  "SDEdit .5": {"method": "sdedit", "distill.sdedit": 0.5, "distill.t_min": 49},
+  "SDEdit .75": {"method": "sdedit", "distill.sdedit": 0.75, "distill.t_min": 49},
+  "coupled sampling": {"method": "coupled", "distill.t_min": 49},
   "collaborative": {"method": "collaborative", "distill.t_min": 49, "distill.upper": 950},
   "DGE-like teacher": {"method": "teacher_only", "teacher.extended": True},
   "extended attention": {"teacher.extended": True},
-  "falling upper t": {"distill.fall": 450},
+  "falling upper t": {"distill.upper": 950, "distill.fall": 450},
   "rescaled guidance": {"teacher.rescale": 0.7},
   "unit difference": {"distill.unit": True},
   "averaged student": {"distill.average": 0.9},
@@ -102,7 +102,14 @@ TABLE_3 = {  # the paper's: Cons, Sim, Dir
 }
 CONTROLS = ("unedited", "truth")
 ROWS = (*CONTROLS, *EDITS)
-OF_TABLE = (*CONTROLS, *TABLE_3, "teacher with key views", "SDEdit .25", "SDEdit .5", "SDEdit .75")
+DEFAULT_ROWS = (
+  *CONTROLS,
+  *TABLE_3,
+  "teacher with key views",
+  "SDEdit .25",
+  "SDEdit .5",
+  "SDEdit .75",
+)
 MEASURES = ("sim", "dir", "cons", "warp", "warp_objects", "psnr", "color")
 
 
@@ -501,14 +508,17 @@ def run_all(
     rest = terminal.duration((time.monotonic() - began) / i * (len(left) - i))
     print(f"{i} of {len(left)}: {line['scene']}, {line['instruction']}, {line['row']}: ", end="")
     print(f"{line['seconds']:.1f} s, {rest} left", flush=True)
-  title = f"{len(folders)} scenes, {len(asked)} instructions, seeds {seeds}. {machine.describe()}"
+  title = (
+    f"{len(folders)} scenes, {len(asked)} instructions, seeds {seeds}, {args.jobs} processes. "
+  )
+  title += machine.describe()
   write_tables(args.out, lines, title)
   case = _case(asked[0].folder.name, asked[0].instruction, seeds[0])
   write_picture(args.out, case, settings.student.size)
   print((args.out / "ablations.md").read_text())
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def _bench(out: pathlib.Path, clip: pathlib.Path, argv: tuple[str, ...]) -> Bench:
   """What a process needs for its cases, loaded once. argv: of `settings_of`."""
   settings = settings_of(argv)
@@ -517,7 +527,9 @@ def _bench(out: pathlib.Path, clip: pathlib.Path, argv: tuple[str, ...]) -> Benc
   return Bench(out, settings, models, load_judge(clip))
 
 
-def _one(out: pathlib.Path, clip: pathlib.Path, argv: tuple[str, ...], case: Case):
+def _one(
+  out: pathlib.Path, clip: pathlib.Path, argv: tuple[str, ...], case: Case
+) -> dict[str, Any]:
   return _bench(out, clip, argv).finish(*case)
 
 
@@ -552,11 +564,18 @@ def _asked(folder: pathlib.Path, number: int, quick: bool) -> list[Task]:
 def settings_of(argv: Sequence[str]) -> ConfigDict:
   """The base settings: a config file's with changes, in calls of a whole timestep."""
   if not any(argument.startswith("--config=") for argument in argv):
-    argv = [f"--config={REPOSITORY / 'configs' / 'ablations.py'}", *argv]
+    argv = [f"--config={REPOSITORY / 'configs' / 'default.py'}", *argv]
   settings = config.parse(["ablations", *argv])
   settings.log_every = max(settings.distill.iterations_first, settings.distill.iterations, 1)
   settings.image_every = 0
   return settings
+
+
+def positive(text: str) -> int:
+  """A count of at least one, for argparse."""
+  if not text.isdecimal() or not int(text):
+    raise argparse.ArgumentTypeError(f"{text!r} is not a count of 1 or more")
+  return int(text)
 
 
 def _rows(text: str) -> list[str]:
@@ -578,12 +597,16 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("out", type=pathlib.Path)
   parser.add_argument("--quick", action="store_true", help="two scenes, instructions, one seed")
   parser.add_argument("--scenes", type=pathlib.Path, help="folder of scenes of the micro world")
-  parser.add_argument("--jobs", type=int, default=1, help="processes that share the cases")
-  parser.add_argument("--rows", type=_rows, default=list(OF_TABLE), help=f"of {', '.join(ROWS)}")
+  parser.add_argument("--jobs", type=positive, default=1, help="processes that share the cases")
+  parser.add_argument(
+    "--rows", type=_rows, default=list(DEFAULT_ROWS), help=f"of {', '.join(ROWS)}"
+  )
   parser.add_argument("--clip", type=pathlib.Path, default=BUNDLED / "metric_clip")
   args, rest = parser.parse_known_args(argv[1:])
   try:
     settings = settings_of(rest)
+    if args.jobs > 1 and jax.default_backend() != "cpu":
+      raise ConfigError(f"--jobs={args.jobs}: only CPUs are shared by processes; leave it out here")
     claim(args.out, settings, args.clip)
     edit.check_models(config.resolve(settings, jax.default_backend()))
     one = functools.partial(_one, args.out, args.clip, tuple(rest))

@@ -1,13 +1,13 @@
 """Where the teacher would move the true edit, by its timestep and guidance.
 
-    python -m benchmarks.gradient [--scenes=4] [--config=configs/ablations.py]
+    python -m benchmarks.gradient [--scenes=4] [--config=configs/default.py]
         [--config.FIELD=VALUE ...]
 
-Score distillation rests where the teacher's gradient is nothing. This takes one definite edit of
-each of some scenes of the micro world (those that settings are chosen on), encodes its truth, and
-prints the root mean square, over views, cells and edits, of
+Score distillation rests where the teacher's gradient is nothing. This takes a definite edit of each
+of some scenes of the micro world (those that settings are chosen on), encodes its truth, and prints
+the root mean square, over views, cells and edits, of
 
-    mean over noise of (sigma_t / alpha_t) (eps_hat - eps)
+    mean over noise and key views of (sigma_t / alpha_t) (eps_hat - eps)
 
 which is how far from the truth, in units of the latents, the teacher would have it; beside it, in
 brackets, the deviation of one draw from that mean.
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import ablations
+from benchmarks import ablations, machine
 from imx2mx_jax import config, diffusion, edit, editors, scene, teachers
 from imx2mx_jax.errors import UserError
 from imx2mx_jax.micro import scenes
@@ -34,18 +34,19 @@ from imx2mx_jax.teachers import SCHEDULE, Teacher
 
 FIRST_SEED = 930_000_000
 GUIDANCE = (1.0, 1.5, 2.5, 4.0)
-TIMESTEPS = (950, 900, 800, 700, 600, 500, 400, 300, 200, 100)
+TIMESTEPS = (950, 900, 800, 700, 600, 500, 400, 200)
 DRAWS = 16
 
 
-@functools.partial(jax.jit, static_argnames="draws")
+@functools.partial(jax.jit, static_argnames=("draws", "cross_view"))
 def pulls(
   teacher: Teacher,
   z0: Float[Array, "N h w 4"],
   t: Int[Array, ""],
   key: Key[Array, ""],
   *,
-  draws: int = DRAWS,
+  draws: int,
+  cross_view: bool = True,
 ) -> Float[Array, "draws N h w 4"]:
   """(sigma_t / alpha_t) (eps_hat - eps) for some draws of noise and key view."""
   alpha, sigma = SCHEDULE.alpha_sigma(t)
@@ -53,7 +54,7 @@ def pulls(
   def one(key):
     for_noise, for_view = jax.random.split(key)
     eps = jax.random.normal(for_noise, z0.shape)
-    key_view = jax.random.randint(for_view, (), 0, len(z0))
+    key_view = jax.random.randint(for_view, (), 0, len(z0)) if cross_view else None
     z_t = diffusion.add_noise(z0, eps, alpha, sigma)
     return sigma / alpha * (teacher.predict_noise(z_t, t, key_view) - eps)
 
@@ -63,21 +64,23 @@ def pulls(
 def squares(found: np.ndarray) -> tuple[float, float]:
   """Mean squares of draws: of their mean, unbiased, and of one draw's deviation from it."""
   spread = float(found.var(axis=0, ddof=1).mean())
-  return max(float(np.square(found.mean(axis=0)).mean()) - spread / len(found), 0.0), spread
+  return float(np.square(found.mean(axis=0)).mean()) - spread / len(found), spread
 
 
 def true_edits(
   folder: pathlib.Path, count: int, settings: config.ConfigDict
 ) -> Iterator[tuple[Teacher, Float[Array, "N h w 4"]]]:
-  """The teacher of each scene's first definite edit, and the latents of its truth."""
+  """The teacher of a definite edit of each scene, and the latents of its truth."""
+  models = edit.load_models(config.resolve(settings, jax.default_backend()))
+  settings = settings.copy_and_resolve_references()
   for number in range(count):
     path = folder / f"scene_{number:02}"
     scenes.write(path, scenes.draw(FIRST_SEED + number))
     task = ablations.tasks(path, number)[0]
     changes = {"scene.path": str(path), "instruction": task.instruction}
-    settings.update_from_flattened_dict(changes | {"method": "teacher_only"})
+    settings.update_from_flattened_dict(changes)
     run = config.resolve(settings, jax.default_backend())
-    models = edit.load_models(run)
+    models = dataclasses.replace(models, ids=edit.instruction_ids(run))
     read = scene.load_scene(path, run.scene.frames, size=run.student.size)
     known = ablations.truth(task, read, run.teacher.size)
     modes = jax.jit(teachers.encode_sources)(models.vae, known.answers[0])
@@ -85,13 +88,17 @@ def true_edits(
     yield teacher, modes * models.vae.module.shape.scaling_factor
 
 
-def cell(edits: Sequence[tuple[Teacher, Array]], t: int, scale: float) -> str:
+def cell(
+  edits: Sequence[tuple[Teacher, Array]], t: int, scale: float, cross_view: bool = True
+) -> str:
   """The pull of all edits together, and its spread."""
   each = []
   for number, (teacher, z0) in enumerate(edits):
     guided = dataclasses.replace(teacher, text_scale=jnp.float32(scale))
-    each.append(squares(np.asarray(pulls(guided, z0, jnp.int32(t), jax.random.key(number)))))
-  pull, spread = np.sqrt(np.mean(each, axis=0))
+    key, how = jax.random.key(number), {"draws": DRAWS, "cross_view": cross_view}
+    found = pulls(guided, z0, jnp.int32(t), key, **how)
+    each.append(squares(np.asarray(found)))
+  pull, spread = np.sqrt(np.maximum(np.mean(each, axis=0), 0))
   return f"{pull:.3f} ({spread:.3f})"
 
 
@@ -103,15 +110,17 @@ def main(argv: Sequence[str]) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument("--scenes", type=int, default=4)
+  parser.add_argument("--scenes", type=ablations.positive, default=4)
   args, rest = parser.parse_known_args(argv[1:])
   try:
     settings = ablations.settings_of(rest)
     with tempfile.TemporaryDirectory() as folder:
       edits = list(true_edits(pathlib.Path(folder), args.scenes, settings))
+    print(machine.describe())
     print(f"| t | {' | '.join(map(str, GUIDANCE))} |\n|---|{'---|' * len(GUIDANCE)}")
     for t in TIMESTEPS:
-      print(f"| {t} | {' | '.join(cell(edits, t, scale) for scale in GUIDANCE)} |", flush=True)
+      cells = [cell(edits, t, scale, settings.teacher.cross_view) for scale in GUIDANCE]
+      print(f"| {t} | {' | '.join(cells)} |", flush=True)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1

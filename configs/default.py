@@ -22,8 +22,8 @@ def get_config():
   config.instruction = "make it sunset"
   config.metric_clip = str(MICRO / "bundled" / "metric_clip")
   config.log_every = 10
-  config.save_every = 50
-  config.image_every = 50
+  config.save_every = 20
+  config.image_every = 20
 
   config.scene.path = str(MICRO / "scenes" / "scene_05")
   config.scene.frames = "0,2,5,7"
@@ -46,10 +46,10 @@ def get_config():
   config.distill.t_min = 449  # where the micro student's estimate is clean
   # The paper's 950 for 64 x 64 latents: noise hides as much of 12 x 12 ones at 570.
   config.distill.upper = 600
-  config.distill.iterations_first = 20
-  config.distill.iterations = 4
+  config.distill.iterations_first = 14
+  config.distill.iterations = 2
 
-  config.optim.lr = 1e-5
+  config.optim.lr = 1.5e-5
   config.optim.final_lr = 5e-6
-  config.optim.warmup = 10
+  config.optim.warmup = 8
   return config

@@ -99,6 +99,17 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(done, one_scene, tmp_pat
   assert without_seconds(out) == without_seconds(done)
 
 
+def test_processes_share_the_cases_and_measure_what_one_does(one_scene, tmp_path):
+  rows = "--rows=unedited,truth"
+  assert ablations.main(arguments(tmp_path / "one", one_scene, rows)) == 0
+  assert ablations.main(arguments(tmp_path / "two", one_scene, rows, "--jobs=2")) == 0
+  key = lambda line: (line["row"], line["instruction"])
+  one, two = (sorted(without_seconds(tmp_path / name), key=key) for name in ("one", "two"))
+  assert len(one) == 4
+  for alone, shared in zip(one, two, strict=True):
+    assert alone == pytest.approx(shared, abs=1e-5)
+
+
 def test_other_settings_want_another_folder(done, one_scene, capsys):
   assert ablations.main(arguments(done, one_scene, "--config.teacher.steps=3")) == 1
   error = capsys.readouterr().err

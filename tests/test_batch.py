@@ -170,9 +170,10 @@ def test_a_finished_edit_with_other_settings_is_not_taken_for_this_one(tmp_path)
   listed = several(tmp_path, 1)
   worked(tmp_path, Editor(), listed)
   file = tmp_path / "out" / listed[0].name / "config.json"
-  file.write_text(file.read_text().replace('"optim.lr": 2e-05', '"optim.lr": 1'))
+  rate = listed[0].run.optim.lr
+  file.write_text(file.read_text().replace(f'"optim.lr": {rate}', '"optim.lr": 1'))
   assert worked(tmp_path, Editor(), listed) == ["failed"]
-  assert "--config.optim.lr was 1 and is 2e-05 now" in summary(tmp_path)["edits"][0]["error"]
+  assert f"--config.optim.lr was 1 and is {rate} now" in summary(tmp_path)["edits"][0]["error"]
 
 
 def test_hosts_share_a_list_without_doing_anything_twice(tmp_path):
