@@ -326,6 +326,11 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
       f"--config.distill.dt={distill.dt}: it must be at most the way from t_max={distill.t_max} to "
       f"t_min={distill.t_min}, or t_min must be t_max"
     )
+  if config.method == "collaborative" and distill.t_min > distill.upper:
+    raise ConfigError(
+      f"--config.distill.upper={distill.upper}: the teacher's timesteps are drawn from "
+      f"t_min={distill.t_min} up to it; raise it or lower t_min"
+    )
   if config.preview and config.teacher.kind != "instruct_pix2pix":
     raise ConfigError(
       f"--config.preview: it compares InstructPix2Pix's two guidance scales and the teacher is "

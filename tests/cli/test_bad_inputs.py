@@ -268,3 +268,9 @@ class TestCommandLine:
 def test_a_senseless_setting(run_dir, capsys, field, value):
   error = refused(capsys, run_dir, **{field.replace(".", "__"): value})
   assert f"--config.{field}=" in error and "must" in error
+
+
+def test_a_highest_timestep_below_the_lowest(run_dir, capsys):
+  few = {"distill__t_min": 400, "distill__t_max": 400, "distill__upper": 399}
+  error = refused(capsys, run_dir, method="collaborative", **few)
+  assert "--config.distill.upper=399" in error and "t_min=400" in error
