@@ -508,10 +508,8 @@ def run_all(
     rest = terminal.duration((time.monotonic() - began) / i * (len(left) - i))
     print(f"{i} of {len(left)}: {line['scene']}, {line['instruction']}, {line['row']}: ", end="")
     print(f"{line['seconds']:.1f} s, {rest} left", flush=True)
-  title = (
-    f"{len(folders)} scenes, {len(asked)} instructions, seeds {seeds}, {args.jobs} processes. "
-  )
-  title += machine.describe()
+  title = f"{len(folders)} scenes, {len(asked)} instructions, seeds {seeds}"
+  title += f", {args.jobs} at a time. {machine.describe()}"
   write_tables(args.out, lines, title)
   case = _case(asked[0].folder.name, asked[0].instruction, seeds[0])
   write_picture(args.out, case, settings.student.size)
@@ -598,9 +596,8 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("--quick", action="store_true", help="two scenes, instructions, one seed")
   parser.add_argument("--scenes", type=pathlib.Path, help="folder of scenes of the micro world")
   parser.add_argument("--jobs", type=positive, default=1, help="processes that share the cases")
-  parser.add_argument(
-    "--rows", type=_rows, default=list(DEFAULT_ROWS), help=f"of {', '.join(ROWS)}"
-  )
+  rows = f"of {', '.join(ROWS)}; by default {', '.join(DEFAULT_ROWS)}"
+  parser.add_argument("--rows", type=_rows, default=list(DEFAULT_ROWS), help=rows)
   parser.add_argument("--clip", type=pathlib.Path, default=BUNDLED / "metric_clip")
   args, rest = parser.parse_known_args(argv[1:])
   try:
