@@ -2,8 +2,8 @@
 
     python -m imx2mx_jax.main --config=configs/default.py
 
-Nothing is downloaded. Writes runs/scene_05-make-it-sunset in 2 min 13 s on 2 cores, of which
-the iterations take 46 s to compile. The micro models know only the words of their small world,
+Nothing is downloaded. Writes runs/scene_05-make-it-sunset in 1 min 54 s on 2 cores, of which
+the iterations take 45 s to compile. The micro models know only the words of their small world,
 imx2mx_jax/micro/bundled/teacher/tokenizer:
 
     python -m imx2mx_jax.main --config=configs/default.py --config.instruction="make it day"
