@@ -6,25 +6,22 @@ from PIL import Image
 
 from tests.cli import support
 
-NOISY = 449  # below this timestep the micro student speckles, in any arithmetic
-
 
 def assert_near(half, whole):
-  """Bounds: gradients within a factor of 1.6, the losses' difference, the edited views."""
+  """Bounds: gradients within a factor of 2, the losses' difference, the edited views."""
   rows = list(zip(support.journal(half), support.journal(whole), strict=True))
   for mine, theirs in rows:
     assert (mine["t"], mine["tau"], mine["key_view"], mine["skipped"]) == (
       *(theirs[name] for name in ("t", "tau", "key_view")),
       0,
     )
-    if theirs["tau"] >= NOISY:
-      assert 1 / 1.6 < mine["grad_norm"] / theirs["grad_norm"] < 1.6
-      assert abs(mine["loss"] - theirs["loss"]) < 0.025
+    assert 1 / 2 < mine["grad_norm"] / theirs["grad_norm"] < 2
+    assert abs(mine["loss"] - theirs["loss"]) < 0.04
   for file in (whole / "edited").iterdir():
     pair = [np.asarray(Image.open(f / "edited" / file.name), float) for f in (half, whole)]
     difference = pair[0] - pair[1]
-    assert np.abs(difference).mean() < 2.5  # of 255
-    assert 10 * np.log10(255**2 / np.square(difference).mean()) > 36  # dB
+    assert np.abs(difference).mean() < 3.5  # of 255
+    assert 10 * np.log10(255**2 / np.square(difference).mean()) > 35  # dB
 
 
 @pytest.mark.slow
