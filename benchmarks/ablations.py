@@ -430,13 +430,13 @@ def write_picture(out: pathlib.Path, case: str, size: int) -> None:
 # --- the command -----------------------------------------------------------------------------
 
 
-def drawn_scenes(out: pathlib.Path, count: int) -> list[pathlib.Path]:
-  """The scenes of the report, written where they are not whole yet."""
+def drawn_scenes(out: pathlib.Path, count: int, first_seed: int = FIRST_SEED) -> list[pathlib.Path]:
+  """The scenes of the report, or of other seeds, written where they are not whole yet."""
   folders = [out / "scenes" / f"scene_{i:02}" for i in range(count)]
   for i, folder in enumerate(folders):
     if not (folder / "edits.json").exists():  # it is written last
       shutil.rmtree(folder, ignore_errors=True)
-      scenes.write(folder, scenes.draw(FIRST_SEED + i))
+      scenes.write(folder, scenes.draw(first_seed + i))
   return folders
 
 
@@ -533,8 +533,7 @@ def _one(
 
 def _take_cores(shares: Any) -> None:
   """Keeps this process to its share of the cores, before JAX counts them."""
-  if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, shares.get())
+  os.sched_setaffinity(0, shares.get())
 
 
 def in_processes(
@@ -542,9 +541,7 @@ def in_processes(
 ) -> Iterator[dict[str, Any]]:
   """The cases' lines, as they are finished."""
   context = multiprocessing.get_context("spawn")
-  cores, shares = list(range(os.cpu_count() or 1)), context.Queue()
-  if hasattr(os, "sched_getaffinity"):
-    cores = sorted(os.sched_getaffinity(0))
+  cores, shares = sorted(os.sched_getaffinity(0)), context.Queue()
   for place in range(jobs):
     shares.put(cores[place::jobs] or cores)
   with concurrent.futures.ProcessPoolExecutor(jobs, context, _take_cores, (shares,)) as pool:

@@ -28,7 +28,6 @@ import numpy as np
 from benchmarks import ablations, machine
 from imx2mx_jax import config, diffusion, edit, editors, scene, teachers
 from imx2mx_jax.errors import UserError
-from imx2mx_jax.micro import scenes
 from imx2mx_jax.shapes import Array, Float, Int, Key
 from imx2mx_jax.teachers import SCHEDULE, Teacher
 
@@ -72,14 +71,10 @@ def true_edits(
 ) -> Iterator[tuple[Teacher, Float[Array, "N h w 4"]]]:
   """The teacher of a definite edit of each scene, and the latents of its truth."""
   models = edit.load_models(config.resolve(settings, jax.default_backend()))
-  settings = settings.copy_and_resolve_references()
-  for number in range(count):
-    path = folder / f"scene_{number:02}"
-    scenes.write(path, scenes.draw(FIRST_SEED + number))
+  bench = ablations.Bench(folder, settings, models, None)
+  for number, path in enumerate(ablations.drawn_scenes(folder, count, FIRST_SEED)):
     task = ablations.tasks(path, number)[0]
-    changes = {"scene.path": str(path), "instruction": task.instruction}
-    settings.update_from_flattened_dict(changes)
-    run = config.resolve(settings, jax.default_backend())
+    run = bench.run(ablations.FULL, task, settings.seed)
     models = dataclasses.replace(models, ids=edit.instruction_ids(run))
     read = scene.load_scene(path, run.scene.frames, size=run.student.size)
     known = ablations.truth(task, read, run.teacher.size)
