@@ -22,7 +22,16 @@ from imx2mx_jax.shapes import UInt8, np
 from imx2mx_jax.train.settings import TrainConfig
 
 _CONFIG = "config.json"
-_FREE = ("run_dir", "steps", "minutes", "save_every", "sample_every", "remat")  # may differ later
+_FREE = (  # may differ later
+  "run_dir",
+  "steps",
+  "minutes",
+  "save_every",
+  "sample_every",
+  "sample_text_guidance",
+  "sample_image_guidance",
+  "remat",
+)
 _READ = ("start", "frozen.vae", "frozen.image_encoder", "frozen.text_encoder")
 _ELSEWHERE = "choose another folder with --config.run_dir=..."
 

@@ -13,7 +13,6 @@ from imx2mx_jax.train import data, losses, networks
 from imx2mx_jax.train.settings import TrainConfig
 
 _STEPS = 20  # of sampling
-_TEXT_GUIDANCE, _IMAGE_GUIDANCE = 5.0, 1.3
 _RIGHT = 0.2  # an edit is right whose error is below this share of the unedited picture's
 _SHOWN = 12  # columns of a picture
 
@@ -82,7 +81,7 @@ def _teacher(run: TrainConfig, nets: losses.Networks, rows: Any):
   vae, count = nets["vae"], len(batch["source"])
   source, _ = vae.module.encode(batch["source"])
   text, null = (nets["text_encoder"](batch[name]) for name in ("ids", "no_text"))
-  scales = jnp.float32(_TEXT_GUIDANCE), jnp.float32(_IMAGE_GUIDANCE)
+  scales = jnp.float32(run.sample_text_guidance), jnp.float32(run.sample_image_guidance)
   teacher = teachers.InstructPix2Pix(nets["unet"], text, null, source[:, None], *scales)
   axes = teachers.InstructPix2Pix(None, 0, 0, 0, None, None)
   noise = jax.random.normal(jax.random.key(run.seed), (count, _STEPS + 1, 1, *source.shape[1:]))
@@ -113,7 +112,7 @@ def _controlnet(run: TrainConfig, nets: losses.Networks, rows: Any):
     nets["unet"],
     text,
     null,
-    jnp.float32(_TEXT_GUIDANCE),
+    jnp.float32(run.sample_text_guidance),
     nets["controlnet"],
     batch["control"][:, None],
   )

@@ -139,6 +139,8 @@ class TrainConfig:
   log_every: int = 20  # steps in one call to the device; metrics are their means
   save_every: int = 1000  # steps between saved states, from which a stopped training goes on
   sample_every: int = 1000  # steps between sample pictures and their figures; 0: none
+  sample_text_guidance: float = 1.0  # of sampled pictures, s_T (teacher, controlnet)
+  sample_image_guidance: float = 1.0  # of sampled pictures, s_I (teacher)
   stored: str = "float32"  # of the weights in files; float16 leaves a read-out in float32
   licence: str = "unknown"  # of the weights, where they do not continue others
   notice: str = ""  # whom to name, likewise
@@ -230,6 +232,8 @@ _CHECKS = {
   "log_every": COUNT,
   "save_every": COUNT,
   "sample_every": NOT_NEGATIVE,
+  "sample_text_guidance": NOT_NEGATIVE,
+  "sample_image_guidance": NOT_NEGATIVE,
   "data.source": base.given('"micro", or a folder'),
   "data.size": COUNT,
   "data.frames": base.between(1, 20),
