@@ -1,6 +1,6 @@
 """Where the teacher would move the true edit, by its timestep and guidance.
 
-    python -m benchmarks.gradient [--scenes=4] [--config=configs/default.py]
+    python -m benchmarks.gradient [--ambiguous] [--scenes=4] [--config=configs/default.py]
         [--config.FIELD=VALUE ...]
 
 Score distillation rests where the teacher's gradient is nothing. This takes a definite edit of each
@@ -10,7 +10,9 @@ the root mean square, over views, cells and edits, of
     mean over noise and key views of (sigma_t / alpha_t) (eps_hat - eps)
 
 which is how far from the truth, in units of the latents, the teacher would have it; beside it, in
-brackets, the deviation of one draw from that mean.
+brackets, the deviation of one draw from that mean. With --ambiguous it takes edits that have
+several right answers and prints how far the teacher would move each of them to the mean of all: 0
+leaves it, 1 makes it the mean.
 """
 
 import argparse
@@ -35,6 +37,7 @@ FIRST_SEED = 930_000_000
 GUIDANCE = (1.0, 1.5, 2.5, 4.0)
 TIMESTEPS = (950, 900, 800, 700, 600, 500, 400, 200)
 DRAWS = 16
+DRAWS_OF_ANSWERS = 4  # of each; a projection of the mean pull needs fewer than its length
 
 
 @functools.partial(jax.jit, static_argnames=("draws", "cross_view"))
@@ -66,35 +69,64 @@ def squares(found: np.ndarray) -> tuple[float, float]:
   return float(np.square(found.mean(axis=0)).mean()) - spread / len(found), spread
 
 
+def toward_mean(found: np.ndarray, answers: np.ndarray) -> float:
+  """How far draws of every answer's pull would move it to the mean of all, mean over answers.
+
+  found: [A draws N h w 4]. answers: [A N h w 4].
+  """
+  way = answers.mean(axis=0) - answers
+  moved = -found.mean(axis=1)  # a pull is z0 less what the teacher would have
+  axes = (1, 2, 3, 4)
+  return float(np.mean((moved * way).sum(axis=axes) / np.square(way).sum(axis=axes)))
+
+
 def true_edits(
-  folder: pathlib.Path, count: int, settings: config.ConfigDict
-) -> Iterator[tuple[Teacher, Float[Array, "N h w 4"]]]:
-  """The teacher of a definite edit of each scene, and the latents of its truth."""
+  folder: pathlib.Path, count: int, settings: config.ConfigDict, which: int
+) -> Iterator[tuple[Teacher, Float[Array, "A N h w 4"]]]:
+  """The teacher of one edit of each scene, and the latents of its right answers.
+
+  which: of a scene's tasks; 0 is definite and has one answer, 1 is ambiguous.
+  """
   models = edit.load_models(config.resolve(settings, jax.default_backend()))
   bench = ablations.Bench(folder, settings, models, None)
   for number, path in enumerate(ablations.drawn_scenes(folder, count, FIRST_SEED)):
-    task = ablations.tasks(path, number)[0]
+    task = ablations.tasks(path, number)[which]
     run = bench.run(ablations.FULL, task, settings.seed)
     models = dataclasses.replace(models, ids=edit.instruction_ids(run))
     read = scene.load_scene(path, run.scene.frames, size=run.student.size)
     known = ablations.truth(task, read, run.teacher.size)
-    modes = jax.jit(teachers.encode_sources)(models.vae, known.answers[0])
+    modes = jnp.stack([jax.jit(teachers.encode_sources)(models.vae, x) for x in known.answers])
     teacher = editors.make(run, models, read, range(len(known.sources)), known.sources)
     yield teacher, modes * models.vae.module.shape.scaling_factor
 
 
-def cell(
-  edits: Sequence[tuple[Teacher, Array]], t: int, scale: float, cross_view: bool = True
-) -> str:
+Edits = Sequence[tuple[Teacher, Array]]
+
+
+def pull_cell(edits: Edits, t: int, scale: float, cross_view: bool) -> str:
   """The pull of all edits together, and its spread."""
   each = []
-  for number, (teacher, z0) in enumerate(edits):
+  for number, (teacher, answers) in enumerate(edits):
     guided = dataclasses.replace(teacher, text_scale=jnp.float32(scale))
     key, how = jax.random.key(number), {"draws": DRAWS, "cross_view": cross_view}
-    found = pulls(guided, z0, jnp.int32(t), key, **how)
+    found = pulls(guided, answers[0], jnp.int32(t), key, **how)
     each.append(squares(np.asarray(found)))
   pull, spread = np.sqrt(np.maximum(np.mean(each, axis=0), 0))
   return f"{pull:.3f} ({spread:.3f})"
+
+
+def mean_cell(edits: Edits, t: int, scale: float, cross_view: bool) -> str:
+  """How far right answers would be moved to their mean, of all edits together."""
+  each = []
+  for number, (teacher, answers) in enumerate(edits):
+    guided = dataclasses.replace(teacher, text_scale=jnp.float32(scale))
+    keys, how = jax.random.split(jax.random.key(number), len(answers)), {"cross_view": cross_view}
+    found = [
+      pulls(guided, z0, jnp.int32(t), key, draws=DRAWS_OF_ANSWERS, **how)
+      for key, z0 in zip(keys, answers, strict=True)
+    ]
+    each.append(toward_mean(np.stack(found), np.asarray(answers)))
+  return f"{np.mean(each):.3f}"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -105,12 +137,14 @@ def main(argv: Sequence[str]) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+  parser.add_argument("--ambiguous", action="store_true", help="of edits with several answers")
   parser.add_argument("--scenes", type=ablations.positive, default=4)
   args, rest = parser.parse_known_args(argv[1:])
   try:
     settings = ablations.settings_of(rest)
     with tempfile.TemporaryDirectory() as folder:
-      edits = list(true_edits(pathlib.Path(folder), args.scenes, settings))
+      edits = [*true_edits(pathlib.Path(folder), args.scenes, settings, int(args.ambiguous))]
+    cell = mean_cell if args.ambiguous else pull_cell
     print(machine.describe())
     print(f"| t | {' | '.join(map(str, GUIDANCE))} |\n|---|{'---|' * len(GUIDANCE)}")
     for t in TIMESTEPS:

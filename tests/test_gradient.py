@@ -36,6 +36,13 @@ def test_the_mean_pull_does_not_count_the_noise_of_few_draws():
   assert pull == pytest.approx(0.25, rel=0.1) and spread == pytest.approx(4, rel=0.02)
 
 
+def test_an_answer_that_is_taken_for_the_mean_moves_all_the_way_and_one_that_stays_not_at_all():
+  answers = jax.random.normal(jax.random.key(0), (5, 3, 4, 4, 4))
+  found = answers - answers.mean(axis=0)
+  assert gradient.toward_mean(np.asarray(found)[:, None], answers) == pytest.approx(1, abs=1e-5)
+  assert gradient.toward_mean(np.asarray(0 * found)[:, None], answers) == 0
+
+
 def test_the_table_is_printed_for_true_edits(capsys, monkeypatch):
   monkeypatch.setattr(gradient, "TIMESTEPS", (900,))
   monkeypatch.setattr(gradient, "DRAWS", 4)
@@ -43,3 +50,11 @@ def test_the_table_is_printed_for_true_edits(capsys, monkeypatch):
   _, head, _, line = capsys.readouterr().out.splitlines()
   plain, *_, most = [float(cell.split()[0]) for cell in line.strip("| ").split(" | ")[1:]]
   assert head.count("|") == line.count("|") and plain < most
+
+
+def test_right_answers_move_further_to_their_mean_where_noise_hides_more(capsys, monkeypatch):
+  monkeypatch.setattr(gradient, "TIMESTEPS", (950, 200))
+  monkeypatch.setattr(gradient, "GUIDANCE", (1.0,))
+  assert gradient.main(["gradient", "--scenes=1", "--ambiguous"]) == 0
+  *_, high, low = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+  assert float(high[1]) > float(low[1])
