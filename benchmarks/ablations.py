@@ -1,13 +1,13 @@
 """The paper's ablations and its rivals on held-out scenes of the micro world, where truth is known.
 
     python -m benchmarks.ablations OUT [--quick] [--jobs=1] [--scenes=FOLDER] [--rows=ROW,ROW]
-        [--clip=FOLDER] [--config=configs/default.py] [--config.FIELD=VALUE ...]
+        [--seeds=2] [--clip=FOLDER] [--config=configs/default.py] [--config.FIELD=VALUE ...]
 
 A case is a scene, an instruction and a seed; each row edits each case with the same settings but
 its own. Half of the instructions are ambiguous ("give the cube a new color"): an editor of single
 views answers them differently in each view. Without --scenes eight scenes are drawn that no
-training draws and no setting was chosen on; --quick takes two, and of four instructions and two
-seeds two and one. The rows are the paper's, the teacher with key views and SDEdit fusion; --rows
+training draws and no setting was chosen on; --quick takes two, of four instructions two, and one
+seed. The rows are the paper's, the teacher with key views and SDEdit fusion; --rows
 asks for others. --jobs processes share the cases and a CPU's cores. OUT gets
 
     cases.jsonl                  a line for each finished edit; the same command goes on after it
@@ -84,7 +84,8 @@ EDITS: dict[str, dict[str, Any]] = {  # row: what it sets
   "DGE-like teacher": {"method": "teacher_only", "teacher.extended": True},
   "extended attention": {"teacher.extended": True},
   "falling upper t": {"distill.upper": 950, "distill.fall": 450},
-  "rescaled guidance": {"teacher.rescale": 0.7},
+  "guidance 2": {"teacher.text_guidance": 2.0},
+  "rescaled guidance 2": {"teacher.text_guidance": 2.0, "teacher.rescale": 0.7},
   "unit difference": {"distill.unit": True},
   "averaged student": {"distill.average": 0.9},
   "polished .2": {"output.polish": 0.2},
@@ -492,7 +493,7 @@ def run_all(
 ) -> None:
   """Every case that has no line yet, scene by scene, then the tables and the picture."""
   asked = [task for i, folder in enumerate(folders) for task in _asked(folder, i, args.quick)]
-  seeds = (0,) if args.quick else (0, 1)
+  seeds = range(1 if args.quick else args.seeds)
   cases = [(row, task, seed) for task in asked for seed in seeds for row in args.rows]
   file = args.out / "cases.jsonl"
   lines = finished(file)
@@ -508,7 +509,7 @@ def run_all(
     rest = terminal.duration((time.monotonic() - began) / i * (len(left) - i))
     print(f"{i} of {len(left)}: {line['scene']}, {line['instruction']}, {line['row']}: ", end="")
     print(f"{line['seconds']:.1f} s, {rest} left", flush=True)
-  title = f"{len(folders)} scenes, {len(asked)} instructions, seeds {seeds}"
+  title = f"{len(folders)} scenes, {len(asked)} instructions, seeds {[*seeds]}"
   title += f", {args.jobs} at a time. {machine.describe()}"
   write_tables(args.out, lines, title)
   case = _case(asked[0].folder.name, asked[0].instruction, seeds[0])
@@ -592,6 +593,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("out", type=pathlib.Path)
   parser.add_argument("--quick", action="store_true", help="two scenes, instructions, one seed")
   parser.add_argument("--scenes", type=pathlib.Path, help="folder of scenes of the micro world")
+  parser.add_argument("--seeds", type=positive, default=2, help="how often each edit is drawn")
   parser.add_argument("--jobs", type=positive, default=1, help="processes that share the cases")
   rows = f"of {', '.join(ROWS)}; by default {', '.join(DEFAULT_ROWS)}"
   parser.add_argument("--rows", type=_rows, default=list(DEFAULT_ROWS), help=rows)
