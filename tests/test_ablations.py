@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import ablations
+from benchmarks import ablations, unseen
 from imx2mx_jax import config, edit, scene, teachers
+from imx2mx_jax.metrics import warp
 from imx2mx_jax.micro import world
 from imx2mx_jax.models import unet
 from imx2mx_jax.models.network import initialise
@@ -108,6 +109,35 @@ def test_processes_share_the_cases_and_measure_what_one_does(one_scene, tmp_path
   assert len(one) == 4
   for alone, shared in zip(one, two, strict=True):
     assert alone == pytest.approx(shared, abs=1e-5)
+
+
+def test_pixels_that_the_reference_shows_are_told_from_those_that_it_does_not(one_scene):
+  task, *_ = ablations.tasks(one_scene / "scene_05", 0)
+  read = scene.load_scene(task.folder, (2, 0), size=32)
+  known = ablations.truth(task, read, 24)
+  kinds = unseen.parts(known.depth, read, 0)
+  assert not kinds["seen"][0].any() and not kinds["unseen"][0].any()
+  assert not (kinds["seen"] & kinds["unseen"]).any()
+  assert ((kinds["seen"] | kinds["unseen"])[1] == (known.depth[1] > 0)).all()
+  maps = warp.warp_errors(known.sources, known.depth, read.c2w, read.K).maps
+  assert (kinds["seen"][1] == np.isfinite(maps[1, 0])).all()
+  assert kinds["seen"].any() and kinds["unseen"].any()
+
+
+def test_a_finished_table_is_split_by_what_the_reference_shows(done, one_scene, capsys):
+  _, out, *rest = arguments(done, one_scene)
+  fields = [argument for argument in rest if argument.startswith("--config")]
+  assert unseen.main(["unseen", out, f"--scenes={one_scene}", *fields]) == 0
+  head, _, unedited, *others, _, shares = capsys.readouterr().out.splitlines()
+  assert head == "| row | seen | unseen | seen - full's | unseen - full's |"
+  decibels = lambda line: [float(cell) for cell in line.split(" | ")[1:3]]
+  assert len(others) == 2 and all(decibels(unedited)[0] < decibels(line)[0] for line in others)
+  assert shares.startswith("of all pixels: seen 0.")
+
+
+def test_a_folder_without_cases_is_named(tmp_path, capsys):
+  assert unseen.main(["unseen", str(tmp_path)]) == 1
+  assert f"{tmp_path / 'cases.jsonl'}: there is no such file" in capsys.readouterr().err
 
 
 def test_other_settings_want_another_folder(done, one_scene, capsys):
