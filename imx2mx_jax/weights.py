@@ -73,7 +73,8 @@ class ModelInfo:
   """What model.json says.
 
   source: the folder or `repository@commit` that was converted; files: {file: sha256} of what was
-  read there. licence, terms, notice: the licence's name, what it asks in short, whom to name.
+  read there, of a trained model of what was written. licence, terms, notice: the licence's name,
+  what it asks in short, whom to name.
   """
 
   kind: str

@@ -54,10 +54,10 @@ SETTINGS = support.SMALL | {
 
 def models(folder: pathlib.Path) -> dict[str, str]:
   """Writes the models of an edit and gives the settings that name them."""
-  _write(folder, "teacher", unet=UNET, vae=_vae(), text_encoder=_text_encoder())
-  _write(folder, "student", seva=SEVA)
-  _write(folder, "student_vae", vae=_vae())
-  _write(folder, "image_encoder", vision=_vision())
+  write(folder, "teacher", unet=UNET, vae=_vae(), text_encoder=_text_encoder())
+  write(folder, "student", seva=SEVA)
+  write(folder, "student_vae", vae=_vae())
+  write(folder, "image_encoder", vision=_vision())
   return {
     "teacher.weights": str(folder / "teacher"),
     "student.weights": str(folder / "student"),
@@ -66,7 +66,8 @@ def models(folder: pathlib.Path) -> dict[str, str]:
   }
 
 
-def _write(folder, kind, **shapes):
+def write(folder, kind, **shapes):
+  """A model's folder."""
   draw = np.random.default_rng(0).normal
   params = {
     name: {

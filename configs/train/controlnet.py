@@ -4,8 +4,12 @@
 
 It needs a text-to-image model beside it. The micro world has none, so the InstructPix2Pix, without
 its source's channels, becomes one in the same training; both are written, to
-runs/train-controlnet/{controlnet,teacher}. For a ControlNet on Stable Diffusion 1.5 leave `learns`
-at its default, give frozen.unet its converted folder, and only the ControlNet learns.
+runs/train-controlnet/{controlnet,teacher}. A released ControlNet goes on learning, beside Stable
+Diffusion 1.5, from one's own pictures (see imx2mx_jax/train/folders.py) by
+
+    python -m imx2mx_jax.train --config=configs/train/controlnet.py:released
+
+--config.data.source=FOLDER.
 """
 
 import pathlib
@@ -16,8 +20,22 @@ from imx2mx_jax.train import settings
 BUNDLED = pathlib.Path(imx2mx_jax.__file__).parent / "micro" / "bundled"
 
 
-def get_config():
+def get_config(stage="micro"):
   config = settings.default("controlnet")
+  if stage == "released":
+    config.run_dir = "runs/train-released-controlnet"
+    config.start = "weights/controlnet"
+    config.frozen.vae = "weights/teacher"
+    config.frozen.text_encoder = "weights/teacher"
+    config.frozen.unet = "weights/teacher"
+    config.data.source = "data"
+    config.data.size = 512
+    config.remat = True
+    config.steps = 2000
+    config.batch = 32
+    config.optim.lr = 1e-5
+    config.sample_text_guidance = 7.5
+    return config
   config.frozen.vae = str(BUNDLED / "teacher")
   config.frozen.text_encoder = str(BUNDLED / "teacher")
   config.frozen.unet = str(BUNDLED / "teacher")
@@ -25,6 +43,7 @@ def get_config():
   config.learns = (
     "controlnet/.*|unet/(?!conv_in/|time_embedding/|up_blocks/1/resnets/1/|norm_out/|conv_out/).*"
   )
+  config.dtype = "tensorfloat32"  # bfloat16 would round the noise that the read-out lets pass
   config.data.size = 48
   config.data.rendered = 64
   config.steps = 10000

@@ -75,8 +75,14 @@ def enlarge(
 
 
 def delicate(shape: UNetShape | SevaShape) -> tuple[str, ...]:
-  """Prefixes of the paths whose weights are too large, or count too much, for float16."""
-  at = _places(shape)
+  """Prefixes of the paths whose weights are too large, or count too much, for float16.
+
+  None where a network of that shape can have no read-out.
+  """
+  try:
+    at = _places(shape)
+  except ValueError:
+    return ()
   return (at.time_embedding, f"{at.block}/time", f"{at.block}/skip", "norm_out", "conv_out")
 
 

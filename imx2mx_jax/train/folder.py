@@ -10,7 +10,8 @@ state/                what to go on from: <steps>/ (Orbax)
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 
 from etils import epath
 
@@ -32,7 +33,7 @@ _FREE = (  # may differ later
   "sample_image_guidance",
   "remat",
 )
-_READ = ("start", "frozen.vae", "frozen.image_encoder", "frozen.text_encoder")
+_READ = ("start", "frozen.vae", "frozen.image_encoder", "frozen.text_encoder", "frozen.unet")
 _ELSEWHERE = "choose another folder with --config.run_dir=..."
 
 
@@ -75,6 +76,11 @@ class TrainFolder(Resumable):
       self._write(f"samples/{step:06}.png", sheets.png(picture))
       self._journal.picture(step, picture[None])
 
+  def export(self, write: Callable[[pathlib.Path], None]) -> None:
+    """The weights so far, which `write` puts into the folder."""
+    with self._writing():
+      write(pathlib.Path(self.path))
+
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
     try:
@@ -89,11 +95,15 @@ class TrainFolder(Resumable):
 
 def _refuse_other(path: epath.Path, run: TrainConfig) -> None:
   """Refuses a folder that is not a training's, or whose settings or weights are others."""
+  if path.exists() and not path.is_dir():
+    raise RunFolderError(f"{path} is a file; {_ELSEWHERE}")
   if not (path / _CONFIG).exists():
     if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
       raise RunFolderError(f"{path} holds other things than a training; {_ELSEWHERE}")
     return
   before = json.loads((path / _CONFIG).read_text())
+  if not {"settings", "read"} <= before.keys():
+    raise RunFolderError(f"{path} holds other things than a training; {_ELSEWHERE}")
   for name, now in flat_settings(run).items():
     was = before["settings"].get(name)
     if name not in (*_FREE, *_READ) and was != now:

@@ -52,15 +52,14 @@ class Folder:
   def __init__(self, run: TrainConfig, count: int, read: Callable[[int, np.random.Generator], Row]):
     self._run, self._count, self._read = run, count, read
     self._threads = concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
-    self._share = run.batch // jax.process_count()
 
   def rows(self, start: int, count: int) -> Row:
-    """This process's share of the rows of `count` steps, stacked: [count, B, ...]."""
-    first = jax.process_index() * self._share
-    places = [(step, row) for step in range(start, start + count) for row in range(self._share)]
-    made = list(self._threads.map(lambda place: self._row(place[0], first + place[1]), places))
+    """The rows of `count` steps, stacked: [count, B, ...]."""
+    batch = self._run.batch
+    places = [(step, row) for step in range(start, start + count) for row in range(batch)]
+    made = list(self._threads.map(lambda place: self._row(*place), places))
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *made)
-    return jax.tree.map(lambda x: x.reshape(count, self._share, *x.shape[1:]), stacked)
+    return jax.tree.map(lambda x: x.reshape(count, batch, *x.shape[1:]), stacked)
 
   def batch(self, table: Any, rows: Row, key: Key[Array, ""]) -> losses.Batch:
     """The rows, their pictures in [-1, 1]."""
@@ -69,9 +68,12 @@ class Folder:
     return batch | {"control": (batch["control"] + 1) / 2} if "control" in batch else batch
 
   def sample(self, table: Any, count: int) -> losses.Batch:
-    """The first items."""
+    """Items from the first on, which are learned from too."""
     del table
-    some = [self._row(0, row) for row in range(min(count, self._run.batch))]
+    numbers = [number % self._count for number in range(min(count, self._run.batch))]
+    some = [
+      self._read(number, np.random.default_rng([self._run.seed, number])) for number in numbers
+    ]
     stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *some)
     batch = self.batch((), stacked, jax.random.key(0))
     if "edited" in batch:
@@ -152,7 +154,11 @@ def _listed(path: pathlib.Path, fields: Sequence[str]) -> list[dict[str, str]]:
       raise SceneError(f"{path}: there is no {METADATA} with {', '.join(fields)} in each line")
     return [{"image": name} for name in names]
   records = []
-  for number, line in enumerate(file.read_text().splitlines(), 1):
+  try:
+    lines = file.read_text(encoding="utf-8").splitlines()
+  except UnicodeDecodeError as error:
+    raise SceneError(f"{file} is not text in UTF-8 ({error})") from error
+  for number, line in enumerate(lines, 1):
     try:
       record = json.loads(line)
       records.append({field: str(record[field]) for field in fields})

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -205,11 +204,13 @@ def train(run: TrainConfig, stop: terminal.Stop) -> epath.Path:
       late = run.minutes and time.monotonic() - began > 60 * run.minutes
       stopping = stop.heard or late
       if stopping or folder.due(step) or step == run.steps:
-        folder.save(step, state)
         averaged = state.ema | given.frozen
-        figures = lambda params=averaged: sampler(params, given.table)[0]
+        sample_figures = lambda params=averaged: sampler(params, given.table)[0]
         with sharding.on(program.mesh):
-          export.write_models(run, parts, averaged, pathlib.Path(folder.path), figures)
+          folder.export(
+            functools.partial(export.write_models, run, parts, averaged, sample_figures)
+          )
+        folder.save(step, state)  # the last: a training that is saved to its end has its weights
       if stopping and step < run.steps:
         folder.settle()
         stop.obeyed = bool(stop.heard)
@@ -285,7 +286,7 @@ def _placed(mesh: Mesh, tree: Any) -> Any:
 def _rows(mesh: Mesh, rows: Any) -> Any:
   """The host's rows on the devices, each with its share of the batch (the second axis)."""
   place = NamedSharding(mesh, P(None, sharding.DATA))
-  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), rows)
+  return jax.device_put(rows, place)
 
 
 def _state(program: Program, parts: networks.Parts, folder: TrainFolder) -> TrainState:

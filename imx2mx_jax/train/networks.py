@@ -75,7 +75,9 @@ def load(run: TrainConfig) -> Parts:
   dtype = jnp.dtype("float32" if run.dtype == "tensorfloat32" else run.dtype)
   name = TRAINED[run.model]
   frozen = _FROZEN[run.model]
-  networks = {part: _read(_folder(run, part, field), part, dtype) for part, field in frozen.items()}
+  networks = {
+    part: _read(getattr(run.frozen, field), part, dtype) for part, field in frozen.items()
+  }
   tokenizer = _tokenizer(run)
   if name == "controlnet":
     networks["unet"] = _without_source(*networks["unet"], dtype)
@@ -91,7 +93,11 @@ def load(run: TrainConfig) -> Parts:
   fixed = {}
   if run.readout:
     params, fixed = _read_out(run, shapes[name], params)
-  learning = {path: x for path, x in params.items() if re.fullmatch(run.learns, path)}
+  try:
+    learns = re.compile(run.learns)
+  except re.error as error:
+    raise ConfigError(f"--config.learns={run.learns!r}: it is no pattern ({error})") from error
+  learning = {path: x for path, x in params.items() if learns.fullmatch(path)}
   learning = {path: x for path, x in learning.items() if path not in fixed or not fixed[path].all()}
   if not learning:
     raise ConfigError(
@@ -119,16 +125,6 @@ def assemble(
 def within(params: Params, name: str) -> Params:
   """The parameters below a name, by what follows it."""
   return {k.removeprefix(f"{name}/"): x for k, x in params.items() if k.startswith(f"{name}/")}
-
-
-def _folder(run: TrainConfig, part: str, field: str) -> str:
-  """Where a frozen network lies: in its own setting's folder or in the one to start from."""
-  given = getattr(run.frozen, field)
-  if given:
-    return given
-  if run.start and part in weights.KINDS.get(kind_of(run.start), ()):
-    return run.start
-  raise ConfigError(f"--config.frozen.{field}='': give a folder of a {' or a '.join(_KINDS[part])}")
 
 
 def kind_of(folder: str) -> str:
@@ -159,7 +155,7 @@ def _tokenizer(run: TrainConfig) -> pathlib.Path | None:
   if run.model == "clip":
     return pathlib.Path(run.frozen.tokenizer)
   if run.model in ("teacher", "controlnet"):
-    return pathlib.Path(_folder(run, "text_encoder", "text_encoder")) / weights.TOKENIZER
+    return pathlib.Path(run.frozen.text_encoder) / weights.TOKENIZER
   return None
 
 
@@ -219,6 +215,9 @@ def _read_out(run: TrainConfig, shape: Any, params: Params) -> tuple[Params, dic
     made = getattr(readout, name)(shape, jax.device_get(own))
   except ValueError as error:
     raise ConfigError(f"--config.readout=True: {error}") from error
+  ends = [path for path in made.fixed if path.startswith(("norm_out/", "conv_out/"))]
+  if run.start and any((own[path] != made.params[path]).any() for path in ends):
+    raise ConfigError(f"--config.readout=True: {run.start} has none; leave it out")
   new = readout.enlarge(shape, own, 1 / readout.ENLARGEMENT) if run.start else made.params
   in_network = lambda tree: {f"{name}/{path}": x for path, x in tree.items()}
   return params | in_network(jax.tree.map(jnp.asarray, new)), in_network(made.fixed)

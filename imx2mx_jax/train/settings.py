@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from imx2mx_jax import config as base
 from imx2mx_jax.config import COUNT, NOT_NEGATIVE, POSITIVE
 from imx2mx_jax.errors import ConfigError
+from imx2mx_jax.micro import world
 from imx2mx_jax.models.clip import ClipShape
 from imx2mx_jax.models.clip_text import ClipTextShape
 from imx2mx_jax.models.clip_vision import ClipVisionShape
@@ -44,7 +45,7 @@ class FrozenConfig:
 
   vae: str = ""  # of a student_vae or a teacher
   image_encoder: str = ""  # of an image_encoder or a metric_clip (student)
-  text_encoder: str = ""  # of a metric_clip or a teacher, whose tokenizer is used too (teacher)
+  text_encoder: str = ""  # of a metric_clip or a teacher, and its tokenizer (teacher, controlnet)
   unet: str = ""  # of a teacher (controlnet); an editor's is used without its source's channels
   tokenizer: str = ""  # the tokenizer's own folder (clip)
 
@@ -116,7 +117,7 @@ class MultiViewLoss:
   below: float = 0.38  # share of the sets below the bound
   inputs: tuple[float, ...] = (0.8, 0.13, 0.07)  # shares of the sets with 1, 2, .. clean frames
   nothing: float = 0.05  # share of the sets without any clean frame or embedding
-  repeated: float = 0.5  # share of the sets whose input view is among the targets too (micro)
+  repeated: float = 0.5  # share of the sets whose input view is among the targets too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ class TrainConfig:
   sample_every: int = 1000  # steps between sample pictures and their figures; 0: none
   sample_text_guidance: float = 1.0  # of sampled pictures, s_T (teacher, controlnet)
   sample_image_guidance: float = 1.0  # of sampled pictures, s_I (teacher)
-  stored: str = "float32"  # of the weights in files; float16 leaves a read-out in float32
+  stored: str = "float32"  # of the weights in files; float16 spares what a read-out is made of
   licence: str = "unknown"  # of the weights, where they do not continue others
   notice: str = ""  # whom to name, likewise
   data: DataConfig = DataConfig()
@@ -259,7 +260,7 @@ _MODEL_CHECKS = {
     "loss.noise": NOT_NEGATIVE,
     "loss.small": COUNT,
   },
-  "clip": {"loss.blur": NOT_NEGATIVE, "frozen.tokenizer": base.FOLDER},
+  "clip": {"loss.blur": NOT_NEGATIVE, "frozen.tokenizer": base.given("the tokenizer's folder")},
   "teacher": {
     "loss.noise": NOT_NEGATIVE,
     "loss.clean": NOT_NEGATIVE,
@@ -313,6 +314,10 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> TrainConfig:
   base.check(config, default(config.model), checks, "imx2mx_jax.train.settings.default()")
   if config.remat and config.model in ("vae", "clip"):
     raise ConfigError(f"--config.remat=True: a {config.model} keeps all its layers; leave it out")
+  if config.data.source == "micro" and config.data.frames > world.VIEWS:
+    raise ConfigError(
+      f"--config.data.frames={config.data.frames}: a micro world has {world.VIEWS} views"
+    )
   if config.model == "student" and len(config.loss.inputs) > config.data.frames:
     raise ConfigError(
       f"--config.loss.inputs={config.loss.inputs}: there are only {config.data.frames} frames"

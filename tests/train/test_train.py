@@ -1,6 +1,8 @@
 """The trainings through the command line, on folders: written, resumed, on two devices."""
 
+import dataclasses
 import functools
+import json
 import os
 import shutil
 import signal
@@ -9,8 +11,12 @@ import numpy as np
 import pytest
 
 from imx2mx_jax import checkpoint, tokenizer, weights
+from imx2mx_jax.train import export
 from imx2mx_jax.train.__main__ import main
+from imx2mx_jax.train.settings import FrozenConfig, TrainConfig
+from tests import tiny
 from tests.train import support
+from tests.train.test_readout import SEVA
 
 STEPS = support.STEPS
 KINDS = {
@@ -201,6 +207,8 @@ def refused(capsys, model, run_dir, **changes) -> str:
     ("vae", {"start": "nowhere"}, "nowhere does not exist"),
     ("student", {"loss__inputs": (0.5, 0.4)}, "shares whose sum is 1"),
     ("student", {"data__frames": 99}, "from 1 to 20"),
+    ("student", {"data__frames": 9, "data__source": "micro"}, "a micro world has 8 views"),
+    ("vae", {"learns": "vae/("}, "--config.learns='vae/(': it is no pattern"),
     ("teacher", {"frozen__vae": ""}, "--config.frozen.vae=''"),
   ],
 )
@@ -215,6 +223,49 @@ def test_a_training_goes_on_with_what_it_began_with_only(folders, trained, capsy
   assert "--config.optim.lr was 0.001 and is 0.5 now" in error
 
 
-def test_a_folder_of_something_else_is_left_alone(folders, capsys, tmp_path):
-  (tmp_path / "letter.txt").write_text("")
+@pytest.mark.parametrize(("name", "text"), [("letter.txt", ""), ("config.json", "{}")])
+def test_a_folder_of_something_else_is_left_alone(folders, capsys, tmp_path, name, text):
+  (tmp_path / name).write_text(text)
   assert "other things" in refused(capsys, "vae", tmp_path, **settings("vae", folders))
+
+
+def test_a_file_is_no_folder(folders, capsys, tmp_path):
+  (tmp_path / "letter.txt").write_text("")
+  error = refused(capsys, "vae", tmp_path / "letter.txt", **settings("vae", folders))
+  assert "letter.txt is a file" in error
+
+
+def test_weights_that_are_trained_again_have_another_description(trained, tmp_path):
+  info = weights.read_info(trained("vae") / "student_vae", "student_vae")
+  params = weights.load(trained("vae") / "student_vae", "student_vae")["vae"].params
+  described = []
+  for number in range(2):
+    folder, origin = tmp_path / str(number), export.Origin(info.source, info.licence)
+    numbers = {path: x + number for path, x in params.items()}
+    shapes = {"vae": info.networks["vae"].shape}
+    export.write(folder, "student_vae", shapes, {"vae": numbers}, origin)
+    described.append((folder / weights.INFO).read_text())
+  assert described[0] != described[1]
+
+
+def test_a_teacher_bears_the_licences_of_what_is_written_with_it(trained, tmp_path):
+  vae = shutil.copytree(trained("vae") / "student_vae", tmp_path / "vae")
+  told = json.loads((vae / weights.INFO).read_text())
+  told |= {"licence": "OpenRAIL", "notice": "Somebody made it."}
+  (vae / weights.INFO).write_text(json.dumps(told))
+  frozen = FrozenConfig(vae=str(vae), text_encoder=str(support.MICRO / "bundled" / "metric_clip"))
+  run = TrainConfig(None, None, model="teacher", licence="Apache-2.0", frozen=frozen)
+  origin = export._origin(run)
+  assert origin.licence == "Apache-2.0; OpenRAIL" and "Somebody made it." in origin.notice
+
+
+def test_a_network_without_a_read_out_is_not_taken_for_one_with_it(folders, capsys, tmp_path):
+  models = tiny.models(tmp_path)
+  tiny.write(tmp_path, "student", seva=dataclasses.replace(SEVA, context_width=tiny.WIDTH))
+  given = settings("student", folders) | {
+    "frozen__vae": models["student.vae"],
+    "frozen__image_encoder": models["student.image_encoder"],
+    "start": models["student.weights"],
+  }
+  error = refused(capsys, "student", tmp_path / "run", **given)
+  assert f"--config.readout=True: {models['student.weights']} has none" in error
