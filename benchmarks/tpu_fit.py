@@ -239,6 +239,8 @@ def main() -> None:
   topology = topologies.get_topology_desc(args.topology, "tpu", **options)
   edits, chips, devices = (int(count or 0) for count in shape.groups())
   began = time.monotonic()
+  if not devices and not 0 < edits * chips <= len(topology.devices):
+    parser.error(f"--mesh={args.mesh}: {args.topology} has {len(topology.devices)} devices")
   if devices > len(topology.devices):
     parser.error(f"--mesh={args.mesh}: {args.topology} has {len(topology.devices)} devices")
   if devices and args.memory != "default":

@@ -82,7 +82,7 @@ def check(run: RunConfig, views: int, mesh: Mesh | None = None) -> Iterator[str]
     f"writes up to {gigabytes(wanted.disk)} to {run.run_dir}"
   )
   if _is_long(run):
-    yield _time(run, views)
+    yield _time(run, views, mesh or edit.make_mesh(run))
   yield from licences(run)
 
 
@@ -93,8 +93,8 @@ def _is_long(run: RunConfig) -> bool:
   return _bytes(edit.load_models(run, load=weights.described).unet.params) >= _LARGE
 
 
-def _time(run: RunConfig, views: int) -> str:
-  count, devices = operations(run, views), edit.make_mesh(run).devices.ravel().tolist()
+def _time(run: RunConfig, views: int, mesh: Mesh) -> str:
+  count, devices = operations(run, views), mesh.devices.ravel().tolist()
   seconds, assumed = duration(count, devices)
   counted = f"{count / 1e15:.3g} PFLOP, {assumed}"
   return f"it takes about {clock(seconds)} ({counted}) and what compiling takes"

@@ -21,6 +21,8 @@ PEAK = {
   "NVIDIA A100": 312.0,
   "NVIDIA H100": 989.0,
   "NVIDIA H200": 989.0,
+  "NVIDIA L40S": 362.0,
+  "NVIDIA L40": 181.0,
   "NVIDIA L4": 121.0,
 }
 """{beginning of a device's kind: its makers' TFLOP/s in bfloat16}; longer beginnings first."""
