@@ -13,6 +13,9 @@ from absl import logging
 
 from imx2mx_jax.shapes import Params
 
+LAST = "_CHECKPOINT_METADATA"
+"""A file of every checkpoint; remote.Copy copies it after the others."""
+
 
 class CheckpointError(Exception):
   """A checkpoint that cannot be written or read; the message is Orbax's own first line."""
@@ -98,9 +101,11 @@ class _Hush:
     self._inside += 1
     if self._inside > 1:
       return
-    self._verbosity, self._hook = logging.get_verbosity(), sys.unraisablehook
+    self._verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
-    sys.unraisablehook = self._tell
+    if sys.unraisablehook != self._tell:  # which stays after a failure
+      self._hook = sys.unraisablehook
+      sys.unraisablehook = self._tell
 
   def __exit__(self, failure: type | None, *_):
     self._inside -= 1
