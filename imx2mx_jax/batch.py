@@ -12,7 +12,8 @@ each. --host=0 --hosts=2 and --host=1 --hosts=2 share a list between two machine
 that see the same folder. --config.FIELD=VALUE changes every edit.
 
 The last line printed is the folder's path. Exit codes: 0 all of this host's edits are finished;
-1 one failed or is in another process's hands, or a mistake in what was given; 130 and 143 stopped.
+1 one failed, or a mistake in what was given; 75 one is in another process's hands or a bucket could
+not be reached, so that the same command may do better later; 130 and 143 stopped.
 """
 
 import argparse
@@ -58,8 +59,7 @@ def _batch(given: argparse.Namespace, settings: Sequence[str]) -> int:
     groups = series.groups(series.share(listed, host, hosts), session.alike)
     records = series.run(listed, groups, out, work, stop)
     print(out)
-    unfinished = any(record.status in (series.FAILED, series.BUSY) for record in records)
-    return stop.exit_code or int(unfinished)
+    return stop.exit_code or series.exit_code(records)
 
 
 def _place(given: argparse.Namespace) -> tuple[int, int]:

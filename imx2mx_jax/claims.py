@@ -24,8 +24,23 @@ _SILENCE = 600.0  # seconds after which a holder on another machine counts as go
 _NAME = re.compile(r"\.claim\.(\d+)")
 
 
+class Claim:
+  """A folder that this process has."""
+
+  def __init__(self, shelf: "_Disk | _Bucket", number: int):
+    self._shelf, self._number = shelf, number
+
+  def check(self) -> None:
+    """Raises ClaimError where another process has taken the folder over: this one was silent."""
+    if max(self._shelf.claims(), default=-1) != self._number:
+      raise ClaimError(
+        f"{self._shelf.folder} was taken over by another process while this one gave no sign of "
+        "life; leave it to that one"
+      )
+
+
 @contextlib.contextmanager
-def claimed(folder: str | os.PathLike) -> Iterator[None]:
+def claimed(folder: str | os.PathLike) -> Iterator[Claim]:
   """Keeps a folder, which must exist where it is not in a bucket, for this process alone.
 
   Raises ClaimError where a living process has it. One on this machine is alive while its process
@@ -37,7 +52,7 @@ def claimed(folder: str | os.PathLike) -> Iterator[None]:
   beating = threading.Thread(target=_beat, args=(shelf, number, done), daemon=True)
   beating.start()
   try:
-    yield
+    yield Claim(shelf, number)
   finally:
     done.set()
     beating.join()
@@ -142,10 +157,12 @@ class _Bucket:
 
   def claims(self) -> list[int]:
     self._fs.invalidate_cache()
-    try:
-      return _numbers(pathlib.PurePath(path).name for path in self._fs.ls(self._root, detail=False))
-    except FileNotFoundError:
-      return []
+    with remote.reaching(self.folder):
+      try:
+        found = self._fs.ls(self._root, detail=False)
+      except FileNotFoundError:
+        return []
+    return _numbers(pathlib.PurePath(path).name for path in found)
 
   def create(self, number: int, content: str) -> None:
     self._fs.pipe_file(self._file(number), content.encode(), mode="create")

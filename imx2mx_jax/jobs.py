@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from imx2mx_jax import config
+from imx2mx_jax import config, remote
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import JobsError, UserError
 
@@ -45,10 +45,13 @@ def read(
   platform: as for config.resolve. check: raises a UserError for a run that cannot work.
   Raises JobsError, which names every line that is wrong.
   """
-  try:
-    lines = file.read_text().splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise JobsError(f"{file} cannot be read ({error}); give a file with an edit a line") from error
+  with remote.reaching(file):
+    try:
+      lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+      raise JobsError(
+        f"{file} cannot be read ({error}); give a file with an edit a line"
+      ) from error
   jobs: dict[str, Job] = {}
   wrong = []
   for number, line in enumerate(lines, 1):
@@ -76,6 +79,8 @@ def _job(number: int, line: str, base: Sequence[str], out: epath.Path, platform:
   settings = _settings(line)
   fields = [f"--config.{field}={_typed(field, value)}" for field, value in settings.items()]
   tree = config.parse([*base, *fields])
+  if tree.preview:
+    raise JobsError("--config.preview is for python -m imx2mx_jax.main; leave it out")
   scene = epath.Path(tree.scene.path).resolve().name
   words = re.sub(r"\W+", "-", f"{scene} {tree.instruction}".lower()).strip("-")[:60]
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]

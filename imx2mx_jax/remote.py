@@ -6,6 +6,7 @@ lie in the user's cache folder; one that is lost is made again.
 """
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -16,10 +17,10 @@ from typing import Any
 
 import fsspec
 
-from imx2mx_jax.errors import RemoteError
+from imx2mx_jax.errors import RemoteError, UserError
 
 _KNOWN = ".copied"  # beside a copy: what it was like when it was like the folder
-_LAST = ("model.json", "finished.json")  # they say that the others are there
+_LAST = ("_CHECKPOINT_METADATA", "model.json", "finished.json")  # each: what precedes is there
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -66,20 +67,23 @@ class Copy:
 
   def fetch(self) -> None:
     """Makes the copy like the folder; what it has already is not read again."""
-    with self._reaching():
+    with self._alone(), reaching(self._url, self.path):
       there, known = self._there(), self._known()
-      for name, print_ in there.items():
-        if known.get(name) != [print_, *_stamp(self.path / name)]:
+      for name, fingerprint in there.items():
+        if known.get(name) != [fingerprint, *_stamp(self.path / name)]:
           self._get(name)
       for file in self._files().keys() - there.keys():
         (self.path / file).unlink()
+      for folder in sorted(self.path.rglob("*"), reverse=True):  # the innermost first
+        if folder.is_dir() and not any(folder.iterdir()):
+          folder.rmdir()
       self._remember(there)
 
   def push(self) -> None:
     """Makes the folder like the copy. What others wait for comes last, what is gone goes last."""
-    with self._reaching():
+    with reaching(self._url, self.path):
       there, known, files = self._there(), self._known(), self._files()
-      for name in sorted(files, key=lambda name: (pathlib.Path(name).name in _LAST, name)):
+      for name in sorted(files, key=lambda name: (_rank(name), name)):
         if known.get(name) != [there.get(name), *files[name]]:
           self._fs.put_file(str(self.path / name), f"{self._root}/{name}")
       for name in there.keys() - files.keys():
@@ -101,7 +105,7 @@ class Copy:
     if list(found) == [self._root]:  # a file by itself
       raise NotADirectoryError(self._url)
     names = {path[len(self._root) :].lstrip("/"): info for path, info in found.items()}
-    return {name: _print(info) for name, info in names.items() if not _is_claim(name)}
+    return {name: _fingerprint(info) for name, info in names.items() if not _is_claim(name)}
 
   def _files(self) -> dict[str, list[int]]:
     """{name: size and time}, of the files in the copy."""
@@ -122,20 +126,42 @@ class Copy:
     temporary.replace(self.path.parent / _KNOWN)
 
   @contextlib.contextmanager
-  def _reaching(self) -> Iterator[None]:
-    """Turns a failure on the way into a sentence; this machine's own full disk stays one."""
-    try:
+  def _alone(self) -> Iterator[None]:
+    """Lets one process of this machine at a time into the copy."""
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    with (self.path.parent / ".lock").open("w") as file:
+      fcntl.flock(file, fcntl.LOCK_EX)
       yield
-    except RemoteError:
+
+
+@contextlib.contextmanager
+def reaching(path: str | os.PathLike, copy: pathlib.Path | None = None) -> Iterator[None]:
+  """Turns a failure on the way to a path elsewhere into a RemoteError.
+
+  A UserError stays what it is, and so does this machine's own full disk, below `copy`.
+  """
+  if not is_remote(path):
+    yield
+    return
+  filesystem(path)
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:  # each kind of bucket raises its own
+    if copy and getattr(error, "errno", None) is not None and str(copy) in str(error):
       raise
-    except Exception as error:  # each kind of bucket raises its own
-      if getattr(error, "errno", None) is not None and str(self.path) in str(error):
-        raise
-      first = str(error).partition("\n")[0]
-      raise RemoteError(
-        f"{self._url} cannot be reached ({type(error).__name__}: {first}); mend that, then the "
-        "same command goes on"
-      ) from error
+    first = str(error).partition("\n")[0]
+    raise RemoteError(
+      f"{path} cannot be reached ({type(error).__name__}: {first}); mend that, then the same "
+      "command goes on"
+    ) from error
+
+
+def _rank(name: str) -> int:
+  """The files that say that others are there come after them."""
+  last = pathlib.PurePath(name).name
+  return 1 + _LAST.index(last) if last in _LAST else 0
 
 
 def _copies() -> pathlib.Path:
@@ -143,7 +169,7 @@ def _copies() -> pathlib.Path:
   return pathlib.Path(caches) / "imx2mx_jax" / "copies"
 
 
-def _print(info: dict[str, Any]) -> str:
+def _fingerprint(info: dict[str, Any]) -> str:
   content = json.dumps(info, sort_keys=True, default=str)
   return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -45,6 +45,11 @@ class Resumable:
       folder.rmtree(missing_ok=True)  # a damaged one
       self._saving = step, checkpoint.begin(folder, flat_tree(state))
 
+  def settle_if_whole(self) -> None:
+    """Settles a state that has been saved in the meantime; waits for none."""
+    if self._saving and (self.path / STATE / str(self._saving[0])).exists():
+      self.settle()
+
   def settle(self) -> None:
     """Waits for the state that is being saved; the oldest goes when this one is whole."""
     if self._saving is None:
@@ -79,11 +84,12 @@ class Resumable:
     return None
 
   def _steps(self) -> list[int]:
-    """Of the saved states, the last first."""
+    """Of the saved states, the last first. One that a bucket got in part is none."""
     if not (self.path / STATE).exists():
       return []
-    names = [entry.name for entry in (self.path / STATE).iterdir()]
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+    found = [entry for entry in (self.path / STATE).iterdir() if entry.name.isdigit()]
+    whole = [int(entry.name) for entry in found if (entry / checkpoint.LAST).exists()]
+    return sorted(whole, reverse=True)
 
   def _write(self, name: str, content: bytes) -> None:
     file = self.path / name

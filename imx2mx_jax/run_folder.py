@@ -76,20 +76,26 @@ def opened(run: RunConfig) -> Iterator["RunFolder"]:
   """
   path = epath.Path(run.run_dir).expanduser()
   if not run.preview:
-    _refuse_other(path, run)
+    with remote.reaching(path):
+      _refuse_other(path, run)
   if not remote.is_remote(path):
     with _here(path, run) as folder:
       yield folder
     return
-  with claims.claimed(path):
+  with claims.claimed(path) as claim:
     copy = remote.Copy(path)
     copy.fetch()
-    with _here(epath.Path(copy.path), run, copy.push) as folder:
+
+    def push() -> None:
+      claim.check()  # another process's states would be deleted there
+      copy.push()
+
+    with _here(epath.Path(copy.path), run, push) as folder:
       try:
         yield folder
       finally:
         folder.close()
-        copy.push()
+        push()
 
 
 @contextlib.contextmanager
@@ -114,9 +120,10 @@ def _here(
 def finished(run: RunConfig) -> bool:
   """Whether the run's folder holds its result already. Refuses one with other settings."""
   path = epath.Path(run.run_dir).expanduser()
-  if not (path / _FINISHED).exists():
-    return False
-  _refuse_other_settings(path, run)
+  with remote.reaching(path):
+    if not (path / _FINISHED).exists():
+      return False
+    _refuse_other_settings(path, run)
   return True
 
 
@@ -199,6 +206,7 @@ class RunFolder(Resumable):
     shared = {name: np.full(len(metrics["loss"]), value) for name, value in speeds.items()}
     with self._writing():
       self._journal.write(step, {**metrics, **shared}, images_per_second)
+    self.settle_if_whole()  # so that a bucket has it long before the next one
 
   def picture(self, step: int, images: UInt8[np.ndarray, "N H W 3"]) -> None:
     """The views as they are now."""

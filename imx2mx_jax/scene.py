@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 from PIL import Image, ImageOps
 
-from imx2mx_jax import cameras, colmap
+from imx2mx_jax import cameras, colmap, remote
 from imx2mx_jax.errors import SceneError
 from imx2mx_jax.shapes import Bool, Float, Size, height_width, np
 
@@ -172,8 +172,10 @@ def view_of(scene: Scene, wanted: int | str) -> int:
 def read_transforms(path: epath.PathLike) -> Transforms:
   """Reads a folder's transforms.json, or that file itself, or the COLMAP model in a folder.
 
-  A model's frames have what a transforms.json would say of them. Raises: SceneError.
+  A model's frames have what a transforms.json would say of them. Raises: SceneError, RemoteError.
   """
+  if remote.is_remote(path):
+    remote.filesystem(path)  # a sentence where epath has a traceback
   folder = epath.Path(path).expanduser()
   if not folder.exists():
     raise SceneError(f"{folder}: there is no such folder; give one that holds a transforms.json")

@@ -19,10 +19,11 @@ from etils import epath
 
 from imx2mx_jax import remote, run_folder, terminal
 from imx2mx_jax.config import RunConfig
-from imx2mx_jax.errors import ClaimError, RunFolderError, UserError
+from imx2mx_jax.errors import ClaimError, RemoteError, RunFolderError, UserError
 from imx2mx_jax.jobs import Job
 
 FINISHED, FAILED, STOPPED, BUSY, WAITING = "finished", "failed", "stopped", "busy", "waiting"
+TRY_AGAIN = os.EX_TEMPFAIL  # 75
 
 Alike = Callable[[RunConfig], tuple[int, Hashable] | None]
 Edits = Callable[[list[RunConfig], list[str], terminal.Stop], Sequence[Iterator[None]]]
@@ -30,11 +31,15 @@ Edits = Callable[[list[RunConfig], list[str], terminal.Stop], Sequence[Iterator[
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """What an attempt came to. status: finished, failed, stopped, or busy: in another process."""
+  """What an attempt came to. status: finished, failed, stopped, or busy: in another process.
+
+  passing: whether the same attempt may do better later, with nothing mended.
+  """
 
   status: str
   seconds: float = 0.0
   error: str = ""
+  passing: bool = False
 
 
 def share(jobs: Sequence[Job], host: int, hosts: int) -> list[Job]:
@@ -128,7 +133,9 @@ def _attempt(
     yield from work
     return Record(FINISHED if run_folder.finished(job.run) else STOPPED, passed())
   except ClaimError as error:
-    return Record(BUSY, error=str(error))
+    return Record(BUSY, error=str(error), passing=True)
+  except RemoteError as error:
+    return Record(FAILED, passed(), str(error), passing=True)
   except UserError as error:
     return Record(FAILED, passed(), str(error))
   except Exception as error:  # whatever ends one edit must not end the others
@@ -138,6 +145,14 @@ def _attempt(
 
 
 # --- what is on disk -------------------------------------------------------------------------
+
+
+def exit_code(records: Sequence[Record]) -> int:
+  """0 where all are finished, TRY_AGAIN where what is not may be later, else 1."""
+  ended = [record for record in records if record.status in (FAILED, BUSY)]
+  if any(record.passing for record in ended):
+    return TRY_AGAIN
+  return int(bool(ended))
 
 
 def write_summary(jobs: Sequence[Job], out: epath.Path) -> None:

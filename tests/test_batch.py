@@ -12,7 +12,7 @@ from etils import epath
 
 from imx2mx_jax import compilation, config, edit, jobs, run_folder, series, session, weights
 from imx2mx_jax.batch import main
-from imx2mx_jax.errors import JobsError, SceneError
+from imx2mx_jax.errors import JobsError, RemoteError, SceneError
 from imx2mx_jax.resumable import flat_settings
 from imx2mx_jax.terminal import Stop
 from tests.cli import support
@@ -20,11 +20,11 @@ from tests.cli import support
 BEAR = {"scene": "bear", "instruction": "make it day"}
 
 
-def listed(tmp_path, *lines, check=lambda run: None):
+def listed(tmp_path, *lines, check=lambda run: None, more=()):
   file = tmp_path / "jobs.jsonl"
   file.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
   out = epath.Path(tmp_path / "out")
-  return jobs.read(epath.Path(file), ["batch", support.CONFIG], out, "cpu", check)
+  return jobs.read(epath.Path(file), ["batch", support.CONFIG, *more], out, "cpu", check)
 
 
 def several(tmp_path, count=4):
@@ -155,6 +155,30 @@ def test_a_signal_ends_the_list_where_it_can_go_on(tmp_path):
   editor = Editor()
   worked(tmp_path, editor, listed)
   assert editor.edited == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  ("records", "code"),
+  [
+    ([series.Record("finished"), series.Record("stopped")], 0),
+    ([series.Record("failed", error="it is wrong"), series.Record("finished")], 1),
+    ([series.Record("failed", error="it is wrong"), series.Record("busy", passing=True)], 75),
+  ],
+)
+def test_the_exit_code_says_whether_to_try_again(records, code):
+  assert series.exit_code(records) == code
+
+
+def test_a_bucket_that_is_out_of_reach_may_be_tried_again(tmp_path):
+  editor = Editor({0: RemoteError("gs://bucket cannot be reached")})
+  listed = several(tmp_path, 2)
+  assert worked(tmp_path, editor, listed) == ["failed", "finished"]
+  assert [row["passing"] for row in summary(tmp_path)["edits"]] == [True, False]
+
+
+def test_a_preview_is_no_edit_of_a_list(tmp_path):
+  with pytest.raises(JobsError, match="line 1: --config.preview is for "):
+    listed(tmp_path, BEAR, more=["--config.preview=true"])
 
 
 def test_an_edit_in_another_process_s_hands_is_left_to_it(tmp_path):

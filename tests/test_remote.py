@@ -67,8 +67,15 @@ def test_a_folder_gets_what_is_new_then_what_says_so_and_loses_what_is_gone_last
   copy = remote.Copy(URL)
   copy.fetch()
   (copy.path / "old").unlink()
-  (copy.path / "state").mkdir()
-  for name in ("finished.json", "state/4", "grid.png"):
+  for name in (
+    "finished.json",
+    "grid.png",
+    "state/4/_CHECKPOINT_METADATA",
+    "state/4/manifest",
+    "student/model.json",
+    "student/seva",
+  ):
+    (copy.path / name).parent.mkdir(parents=True, exist_ok=True)
     (copy.path / name).write_text(name)
   done = []
   for method in ("put_file", "rm_file"):
@@ -76,11 +83,47 @@ def test_a_folder_gets_what_is_new_then_what_says_so_and_loses_what_is_gone_last
     look = lambda self, *paths, way=way: done.append(paths[-1].rpartition("day/")[2]) or way(*paths)
     monkeypatch.setattr(buckets.Bucket, method, look)
   copy.push()
-  assert done == ["grid.png", "state/4", "finished.json", "old"]
+  assert done == [
+    "grid.png",
+    "state/4/manifest",
+    "student/seva",
+    "state/4/_CHECKPOINT_METADATA",
+    "student/model.json",
+    "finished.json",
+    "old",
+  ]
   copy.push()
-  assert len(done) == 4
+  assert len(done) == 7
   remote.Copy(URL).fetch()
   assert read == ["old", "same"]
+
+
+def test_folders_that_are_empty_in_the_bucket_are_not_in_the_copy(bucket):
+  put(bucket, **{"state/4": "1", "grid.png": "2"})
+  copy = remote.Copy(URL)
+  copy.fetch()
+  bucket.rm_file(f"{URL}/state/4")
+  copy.fetch()
+  assert [path.name for path in copy.path.iterdir()] == ["grid.png"]
+
+
+def test_two_processes_fetch_a_folder_one_after_the_other(bucket, monkeypatch):
+  put(bucket, a="1")
+  get, inside = bucket.get_file, []
+
+  def slowly(self, there, here):
+    inside.append(1)
+    threading.Event().wait(0.2)
+    get(there, here)
+    inside.append(-1)
+
+  monkeypatch.setattr(buckets.Bucket, "get_file", slowly)
+  fetches = [threading.Thread(target=remote.Copy(URL).fetch) for _ in range(2)]
+  for fetch in fetches:
+    fetch.start()
+  for fetch in fetches:
+    fetch.join()
+  assert inside == [1, -1]  # the second one found it there
 
 
 def test_a_bucket_that_cannot_be_reached_is_told_in_a_sentence(bucket, monkeypatch):
@@ -117,6 +160,20 @@ def test_a_folder_in_a_bucket_has_one_process_at_a_time(bucket, monkeypatch):
   with claims.claimed(URL):
     assert [path.rpartition("/")[2] for path in bucket.ls(URL, detail=False)] == [".claim.4"]
   assert not bucket.exists(URL)
+
+
+def test_a_holder_whose_folder_was_taken_over_learns_it(bucket, monkeypatch):
+  with claims.claimed(URL) as claim:
+    claim.check()
+    bucket.pipe_file(f"{URL}/.claim.1", b"{}")
+    with pytest.raises(ClaimError, match=f"{URL} was taken over by another process"):
+      claim.check()
+
+
+def test_a_claim_in_a_bucket_that_cannot_be_reached_is_told_in_a_sentence(bucket, monkeypatch):
+  monkeypatch.setattr(buckets.Bucket, "ls", lambda *_, **__: 1 / 0)
+  with pytest.raises(RemoteError, match=f"{URL} cannot be reached"):
+    claims.claimed(URL).__enter__()
 
 
 def test_a_holder_gives_signs_of_life_in_a_bucket(bucket, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import time
 
 import pytest
 from etils import epath
@@ -99,16 +100,21 @@ def test_an_edit_that_was_stopped_goes_on_on_another_machine(
   bucket, models, tmp_path, machine, monkeypatch, capsys
 ):
   there = *uploaded(bucket, models), "gs://bucket"
-  log = run_folder.RunFolder.log
+  log, arrived = run_folder.RunFolder.log, []
 
   def log_and_be_told_to_stop(self, step, *rest):
+    while step == 6 and not (self.path / "state" / "4").exists():
+      time.sleep(0.1)
     log(self, step, *rest)
+    if step == 6:
+      arrived.append(bucket.glob("gs://bucket/out/*day*/state/4/_CHECKPOINT_METADATA"))
     if step == 4:
       os.kill(os.getpid(), signal.SIGTERM)
 
   with monkeypatch.context() as context:
     context.setattr(run_folder.RunFolder, "log", log_and_be_told_to_stop)
     assert edited(*there) == 128 + signal.SIGTERM
+  assert arrived[0]  # before the state after it was saved
   kept = edit_in("gs://bucket")
   assert (kept / "state" / "6").exists() and not (kept / "finished.json").exists()
 
