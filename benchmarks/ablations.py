@@ -263,15 +263,17 @@ class Bench:
 
   def finish(self, row: str, task: Task, seed: int) -> dict[str, Any]:
     """Edits, measures and keeps one case; gives its line."""
-    began = time.monotonic()
     run = self.run(row, task, seed)
-    scene, known = _known(task, run.scene.frames, run.student.size, run.teacher.size)
+    scene, known = known_of(task, run)
+    began = time.monotonic()
     if row in CONTROLS:
       images = pictures.to_uint8(known.sources if row == "unedited" else known.answers[0])
     else:
       images = _edited(run, scene, self.models)
     seconds = time.monotonic() - began
-    file = self.out / "pictures" / _case(task.folder.name, task.instruction, seed) / f"{row}.png"
+    file = (
+      self.out / "pictures" / case_name(task.folder.name, task.instruction, seed) / f"{row}.png"
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(images, axis=1)).save(file)
     images = pictures.from_8_bits(images)
@@ -288,9 +290,13 @@ class Bench:
     }
 
 
+def known_of(task: Task, run: config.RunConfig) -> tuple[Scene, Truth]:
+  """A task's scene and truth at the settings' sizes, kept for the rows and seeds that follow."""
+  return _known(task, run.scene.frames, run.student.size, run.teacher.size)
+
+
 @functools.lru_cache(maxsize=4)
 def _known(task: Task, frames: tuple[int | str, ...], student: int, teacher: int):
-  """A task's scene and truth, kept for the rows and seeds that follow."""
   scene = load_scene(task.folder, frames, size=student)
   return scene, truth(task, scene, teacher)
 
@@ -303,7 +309,8 @@ def _edited(run: config.RunConfig, scene: Scene, models: edit.Models) -> np.ndar
       return event.images
 
 
-def _case(scene: str, instruction: str, seed: int) -> str:
+def case_name(scene: str, instruction: str, seed: int) -> str:
+  """Of its folder of pictures."""
   return f"{scene}-{instruction.replace(' ', '-')}-{seed}"
 
 
@@ -319,21 +326,22 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   entries = []
   for row in rows:
     for measure in MEASURES:
-      own, full = _values(lines, row, measure), _values(lines, FULL, measure)
+      own, full = values_of(lines, row, measure), values_of(lines, FULL, measure)
       if not own:
         continue
       entry = {"row": row, "measure": measure, "cases": len(own)}
-      entry |= _interval("", own)
+      entry |= interval("", own)
       shared = {case: own[case] - full[case] for case in own.keys() & full.keys()}
       if shared and row != FULL:
-        entry |= _interval("difference_", shared)
+        entry |= interval("difference_", shared)
       entries.append(entry)
   return entries
 
 
-def _values(
+def values_of(
   lines: Sequence[Mapping[str, Any]], row: str, measure: str
 ) -> dict[tuple[str, str, int], float]:
+  """{scene, instruction and seed: what was measured}, of a row."""
   return {
     (line["scene"], line["instruction"], line["seed"]): line[measure]
     for line in lines
@@ -341,7 +349,7 @@ def _values(
   }
 
 
-def _interval(prefix: str, values: Mapping[tuple[str, str, int], float]) -> dict[str, float]:
+def interval(prefix: str, values: Mapping[tuple[str, str, int], float]) -> dict[str, float]:
   """Mean over scenes, each a mean over its cases, and the percentiles of resampled scenes."""
   names = sorted({scene for scene, *_ in values})
   means = [float(np.mean([v for c, v in values.items() if c[0] == name])) for name in names]
@@ -359,7 +367,7 @@ def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
     head = ["", *MEASURES, *([] if prefix else ["cases", "median s"])]
     body = []
     for row in rows:
-      cells = [_cell(found.get((row, measure), {}), prefix) for measure in MEASURES]
+      cells = [cell(found.get((row, measure), {}), prefix) for measure in MEASURES]
       if not any(cells):
         continue
       if not prefix:
@@ -374,7 +382,8 @@ def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
   return "\n".join(parts)
 
 
-def _cell(entry: Mapping[str, Any], prefix: str) -> str:
+def cell(entry: Mapping[str, Any], prefix: str) -> str:
+  """A mean, or with "difference_" a difference, and its interval."""
   if f"{prefix}mean" not in entry:
     return ""
   form = f"{{:{'+' if prefix else ''}.{2 if entry['measure'] == 'psnr' else 3}f}}"
@@ -441,21 +450,30 @@ def drawn_scenes(out: pathlib.Path, count: int, first_seed: int = FIRST_SEED) ->
   return folders
 
 
-def claim(out: pathlib.Path, settings: ConfigDict, clip: pathlib.Path) -> None:
+def claim(out: pathlib.Path, settings: ConfigDict, clip: pathlib.Path, scenes: Any) -> None:
   """Notes the settings that the folder's cases share. Raises ConfigError if they were others."""
+  file = out / "settings.json"
+  if file.exists():
+    check_claim(out, settings, clip, scenes)
+    return
+  out.mkdir(parents=True, exist_ok=True)
+  file.write_text(json.dumps(_shared(settings, clip, scenes), indent=1))
+
+
+def _shared(settings: ConfigDict, clip: pathlib.Path, scenes: Any) -> dict[str, Any]:
   of_cases = ("instruction", "seed", "run_dir", "scene.path")
   now = {name: x for name, x in config.flat(settings).items() if name not in of_cases}
-  for folder in (*(now[name] for name in edit_folders(now)), str(clip)):
+  for folder in (*(now[name] for name in weight_settings(now)), str(clip)):
     description = pathlib.Path(folder) / weights.INFO
     if description.exists():  # what is missing is reported by the one who loads it
       now[f"sha256 of {description}"] = hashlib.sha256(description.read_bytes()).hexdigest()
-  now = json.loads(json.dumps(now))
-  file = out / "settings.json"
-  if not file.exists():
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(now, indent=1))
-    return
-  before = json.loads(file.read_text())
+  now["--scenes"] = str(scenes.resolve()) if scenes else "drawn"
+  return json.loads(json.dumps(now))
+
+
+def check_claim(out: pathlib.Path, settings: ConfigDict, clip: pathlib.Path, scenes: Any) -> None:
+  """Raises ConfigError if the folder's cases were made with other settings."""
+  now, before = _shared(settings, clip, scenes), json.loads((out / "settings.json").read_text())
   for name in sorted(before.keys() | now.keys()):
     if before.get(name) != now.get(name):
       raise ConfigError(
@@ -464,20 +482,20 @@ def claim(out: pathlib.Path, settings: ConfigDict, clip: pathlib.Path) -> None:
       )
 
 
-def edit_folders(settings: Mapping[str, Any]) -> list[str]:
+def weight_settings(settings: Mapping[str, Any]) -> list[str]:
   """The settings that name a folder of weights."""
-  return [name for name in settings if re.fullmatch(r".*\.(weights|vae|image_encoder)", name)]
+  named = re.compile(r".*\.(weights|vae|image_encoder|controlnet)")
+  return [name for name in settings if named.fullmatch(name) and settings[name]]
 
 
 def finished(file: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of cases.jsonl; one that was cut off is dropped, from the file too."""
+  """The lines of cases.jsonl, but for one that was cut off."""
   whole = []
   for line in file.read_text().splitlines() if file.exists() else []:
     try:
       whole.append(json.loads(line))
     except json.JSONDecodeError:
       break
-  file.write_text("".join(json.dumps(line) + "\n" for line in whole))
   return whole
 
 
@@ -497,6 +515,7 @@ def run_all(
   cases = [(row, task, seed) for task in asked for seed in seeds for row in args.rows]
   file = args.out / "cases.jsonl"
   lines = finished(file)
+  file.write_text("".join(json.dumps(line) + "\n" for line in lines))  # without what was cut off
   done = {(line["row"], line["scene"], line["instruction"], line["seed"]) for line in lines}
   key = lambda case: (case[0], case[1].folder.name, case[1].instruction, case[2])
   left = [case for case in cases if key(case) not in done]
@@ -509,12 +528,17 @@ def run_all(
     rest = terminal.duration((time.monotonic() - began) / i * (len(left) - i))
     print(f"{i} of {len(left)}: {line['scene']}, {line['instruction']}, {line['row']}: ", end="")
     print(f"{line['seconds']:.1f} s, {rest} left", flush=True)
-  title = f"{len(folders)} scenes, {len(asked)} instructions, seeds {[*seeds]}"
-  title += f", {args.jobs} at a time. {machine.describe()}"
-  write_tables(args.out, lines, title)
-  case = _case(asked[0].folder.name, asked[0].instruction, seeds[0])
+  write_tables(args.out, lines, f"{_told(lines)}, {args.jobs} at a time. {machine.describe()}")
+  case = case_name(asked[0].folder.name, asked[0].instruction, seeds[0])
   write_picture(args.out, case, settings.student.size)
   print((args.out / "ablations.md").read_text())
+
+
+def _told(lines: Sequence[Mapping[str, Any]]) -> str:
+  """How many scenes, edits of them and seeds a table is of."""
+  scenes = {line["scene"] for line in lines}
+  edits = {(line["scene"], line["instruction"]) for line in lines}
+  return f"{len(scenes)} scenes, {len(edits)} edits, {len({line['seed'] for line in lines})} seeds"
 
 
 @functools.lru_cache(maxsize=1)
@@ -603,7 +627,7 @@ def main(argv: Sequence[str]) -> int:
     settings = settings_of(rest)
     if args.jobs > 1 and jax.default_backend() != "cpu":
       raise ConfigError(f"--jobs={args.jobs}: only CPUs are shared by processes; leave it out here")
-    claim(args.out, settings, args.clip)
+    claim(args.out, settings, args.clip, args.scenes)
     edit.check_models(config.resolve(settings, jax.default_backend()))
     one = functools.partial(_one, args.out, args.clip, tuple(rest))
     many = functools.partial(in_processes, args.jobs, one)

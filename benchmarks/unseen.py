@@ -1,7 +1,7 @@
 """How near the ablations' views come to true edits: where the reference view looks, and elsewhere.
 
-    python -m benchmarks.unseen OUT [--scenes=FOLDER] [--config=configs/default.py]
-        [--config.FIELD=VALUE ...]
+    python -m benchmarks.unseen OUT [--scenes=FOLDER] [--clip=FOLDER]
+        [--config=configs/default.py] [--config.FIELD=VALUE ...]
 
 The student is given one edited view; a point that this view shows needs only to be carried over,
 any other has to be made up. Reads a finished folder of benchmarks.ablations, with the scenes and
@@ -55,23 +55,22 @@ def measured(
     for task in ablations.tasks(folder, number):
       if task.target is not None:
         continue
-      run = bench.run(ablations.FULL, task, 0)
-      scene, known = ablations._known(task, run.scene.frames, run.student.size, run.teacher.size)
-      kinds = parts(known.depth, scene, edit.reference_view(run, scene))
       for line in lines:
         if (line["scene"], line["instruction"]) != (folder.name, task.instruction):
           continue
+        run = bench.run(ablations.FULL, task, line["seed"])
+        scene, known = ablations.known_of(task, run)
         images = _views(out, line, run.teacher.size)
         errors = np.square(images - known.answers[0]).mean(axis=-1)
         told = {key: line[key] for key in ("row", "scene", "instruction", "seed")}
-        for kind, pixels in kinds.items():
-          told[kind] = float(10 * np.log10(4 / errors[pixels].mean()))
-          told[f"{kind}_share"] = float(pixels.sum() / kinds["seen"].size)
+        for kind, pixels in parts(known.depth, scene, edit.reference_view(run, scene)).items():
+          decibels = 10 * np.log10(4 / errors[pixels].mean()) if pixels.any() else None
+          told |= {kind: decibels, f"{kind}_share": pixels.mean()}
         yield told
 
 
 def _views(out: pathlib.Path, line: Mapping[str, Any], size: int):
-  case = ablations._case(line["scene"], line["instruction"], line["seed"])
+  case = ablations.case_name(line["scene"], line["instruction"], line["seed"])
   strip = np.asarray(Image.open(out / "pictures" / case / f"{line['row']}.png"))
   images = pictures.from_8_bits(np.stack(np.split(strip, strip.shape[1] // strip.shape[0], axis=1)))
   return images if images.shape[1] == size else np.asarray(pictures.teacher_source(images, size))
@@ -82,12 +81,12 @@ def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
   head = ["row", *KINDS, *(f"{kind} - full's" for kind in KINDS)]
   body = [head, ["---"] * len(head)]
   for row in [row for row in ablations.ROWS if any(line["row"] == row for line in lines)]:
-    own = [ablations._values(lines, row, kind) for kind in KINDS]
-    full = [ablations._values(lines, ablations.FULL, kind) for kind in KINDS]
-    means = [f"{ablations._interval('', each)['mean']:.2f}" for each in own]
+    own = [ablations.values_of(lines, row, kind) for kind in KINDS]
+    full = [ablations.values_of(lines, ablations.FULL, kind) for kind in KINDS]
+    means = [f"{ablations.interval('', each)['mean']:.2f}" for each in own]
     apart = [{c: a[c] - b[c] for c in a.keys() & b.keys()} for a, b in zip(own, full, strict=True)]
-    differences = [ablations._interval("difference_", each) if each else {} for each in apart]
-    cells = [ablations._cell({"measure": "psnr"} | each, "difference_") for each in differences]
+    differences = [ablations.interval("difference_", each) if each else {} for each in apart]
+    cells = [ablations.cell({"measure": "psnr"} | each, "difference_") for each in differences]
     body.append([row, *means, *cells])
   return "\n".join(f"| {' | '.join(line)} |" for line in body)
 
@@ -102,14 +101,18 @@ def main(argv: Sequence[str]) -> int:
   )
   parser.add_argument("out", type=pathlib.Path)
   parser.add_argument("--scenes", type=pathlib.Path, help="if they are not OUT/scenes")
+  parser.add_argument("--clip", type=pathlib.Path, default=ablations.BUNDLED / "metric_clip")
   args, rest = parser.parse_known_args(argv[1:])
   try:
     settings = ablations.settings_of(rest)
     cases = args.out / "cases.jsonl"
     if not cases.exists():
       raise ConfigError(f"{cases}: there is no such file; python -m benchmarks.ablations writes it")
-    lines = ablations.finished(cases)
-    found = list(measured(args.out, args.scenes or args.out / "scenes", settings, lines))
+    ablations.check_claim(args.out, settings, args.clip, args.scenes)
+    scenes, lines = args.scenes or args.out / "scenes", ablations.finished(cases)
+    found = list(measured(args.out, scenes, settings, lines))
+    if not found:
+      raise ConfigError(f"{cases} has no definite edit of a scene in {scenes}")
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1

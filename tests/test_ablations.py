@@ -62,7 +62,7 @@ def test_every_row_edits_every_instruction(done):
 
 def test_each_case_leaves_its_views_and_its_measures(done):
   for line in lines(done):
-    case = ablations._case(line["scene"], line["instruction"], line["seed"])
+    case = ablations.case_name(line["scene"], line["instruction"], line["seed"])
     views = np.asarray(Image.open(done / "pictures" / case / f"{line['row']}.png"))
     assert views.shape[1] == 2 * views.shape[0]
     definite = line["instruction"] == "make the cylinder green"
