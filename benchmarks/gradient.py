@@ -1,7 +1,7 @@
 """Where the teacher would move the true edit, by its timestep and guidance.
 
-    python -m benchmarks.gradient [--ambiguous] [--scenes=4] [--config=configs/default.py]
-        [--config.FIELD=VALUE ...]
+    python -m benchmarks.gradient [--ambiguous] [--scenes=4] [--guidance=1,1.5,2.5,4]
+        [--config=configs/default.py] [--config.FIELD=VALUE ...]
 
 Score distillation rests where the teacher's gradient is nothing. This takes a definite edit of each
 of some scenes of the micro world (those that settings are chosen on), encodes its truth, and prints
@@ -34,7 +34,6 @@ from imx2mx_jax.shapes import Array, Float, Int, Key
 from imx2mx_jax.teachers import SCHEDULE, Teacher
 
 FIRST_SEED = 930_000_000
-GUIDANCE = (1.0, 1.5, 2.5, 4.0)
 TIMESTEPS = (950, 900, 800, 700, 600, 500, 400, 200)
 DRAWS = 16
 DRAWS_OF_ANSWERS = 4  # of each; a projection of the mean pull needs fewer than its length
@@ -129,6 +128,10 @@ def mean_cell(edits: Edits, t: int, scale: float, cross_view: bool) -> str:
   return f"{np.mean(each):.3f}"
 
 
+def _scales(text: str) -> list[float]:
+  return [float(scale) for scale in text.split(",")]
+
+
 def main(argv: Sequence[str]) -> int:
   """Measures and prints the table; gives the exit code."""
   parser = argparse.ArgumentParser(
@@ -139,6 +142,7 @@ def main(argv: Sequence[str]) -> int:
   )
   parser.add_argument("--ambiguous", action="store_true", help="of edits with several answers")
   parser.add_argument("--scenes", type=ablations.positive, default=4)
+  parser.add_argument("--guidance", type=_scales, default=[1.0, 1.5, 2.5, 4.0], help="of the text")
   args, rest = parser.parse_known_args(argv[1:])
   try:
     settings = ablations.settings_of(rest)
@@ -146,9 +150,9 @@ def main(argv: Sequence[str]) -> int:
       edits = [*true_edits(pathlib.Path(folder), args.scenes, settings, int(args.ambiguous))]
     cell = mean_cell if args.ambiguous else pull_cell
     print(machine.describe())
-    print(f"| t | {' | '.join(map(str, GUIDANCE))} |\n|---|{'---|' * len(GUIDANCE)}")
+    print(f"| t | {' | '.join(map(str, args.guidance))} |\n|---|{'---|' * len(args.guidance)}")
     for t in TIMESTEPS:
-      cells = [cell(edits, t, scale, settings.teacher.cross_view) for scale in GUIDANCE]
+      cells = [cell(edits, t, scale, settings.teacher.cross_view) for scale in args.guidance]
       print(f"| {t} | {' | '.join(cells)} |", flush=True)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)

@@ -54,7 +54,6 @@ def test_the_table_is_printed_for_true_edits(capsys, monkeypatch):
 
 def test_right_answers_move_further_to_their_mean_where_noise_hides_more(capsys, monkeypatch):
   monkeypatch.setattr(gradient, "TIMESTEPS", (950, 200))
-  monkeypatch.setattr(gradient, "GUIDANCE", (1.0,))
-  assert gradient.main(["gradient", "--scenes=1", "--ambiguous"]) == 0
+  assert gradient.main(["gradient", "--scenes=1", "--ambiguous", "--guidance=1"]) == 0
   *_, high, low = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
   assert float(high[1]) > float(low[1])
