@@ -177,7 +177,7 @@ def test_a_bucket_that_is_out_of_reach_may_be_tried_again(tmp_path):
 
 
 def test_a_preview_is_no_edit_of_a_list(tmp_path):
-  with pytest.raises(JobsError, match="line 1: --config.preview is for "):
+  with pytest.raises(JobsError, match=r"line 1: --config\.preview is for "):
     listed(tmp_path, BEAR, more=["--config.preview=true"])
 
 

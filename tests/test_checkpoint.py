@@ -1,10 +1,12 @@
 """Checkpoints that are written while their arrays are given away."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl import logging
 
 from imx2mx_jax import checkpoint
@@ -42,3 +44,12 @@ def test_orbax_speaks_again_when_all_that_was_begun_is_written(tmp_path):
   for saving in savings:
     saving.wait()
   assert logging.get_verbosity() == before
+
+
+def test_after_failures_errors_are_told_as_before_them(tmp_path):
+  hook = sys.unraisablehook
+  for _ in range(2):
+    with pytest.raises(checkpoint.CheckpointError):
+      checkpoint.restore(tmp_path / "nothing", {"x": jax.ShapeDtypeStruct((1,), np.float32)})
+  checkpoint.save(tmp_path / "something", {"x": np.zeros(1, np.float32)})
+  assert sys.unraisablehook is hook
