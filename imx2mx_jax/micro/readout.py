@@ -52,13 +52,8 @@ class _Places:
   scale: Float[np.ndarray, " S"]
 
 
-def unet(shape: UNetShape, params: Arrays) -> ReadOut:
-  """The read-out of InstructPix2Pix's UNet. ValueError where its last level has a transformer."""
-  return _set(params, _places(shape))
-
-
-def seva(shape: SevaShape, params: Arrays) -> ReadOut:
-  """The read-out of SEVA. ValueError where its finest level has transformers."""
+def read_out(shape: UNetShape | SevaShape, params: Arrays) -> ReadOut:
+  """The read-out of a UNet or a SEVA. ValueError where its last, finest level has transformers."""
   return _set(params, _places(shape))
 
 

@@ -65,7 +65,7 @@ WIDE_WORDINGS = {
   ),
   "pattern": ("paint the {} with {}",),
 }
-"""Beyond the shared world: more words, and patterns (ambiguous: in any other colour)."""
+"""Beyond the bundled models' world: more words, and patterns (ambiguous: in any other colour)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -212,7 +212,7 @@ def _read_out(run: TrainConfig, shape: Any, params: Params) -> tuple[Params, dic
     raise ConfigError(f"--config.readout=True: a {run.model} has none")
   own = within(params, name)
   try:
-    made = getattr(readout, name)(shape, jax.device_get(own))
+    made = readout.read_out(shape, jax.device_get(own))
   except ValueError as error:
     raise ConfigError(f"--config.readout=True: {error}") from error
   ends = [path for path in made.fixed if path.startswith(("norm_out/", "conv_out/"))]

@@ -215,7 +215,7 @@ def default(model: str) -> ConfigDict:
 
 
 def describe() -> str:
-  """Every field with its type, default and meaning, for --help; `loss` for each model."""
+  """Every field but those of `shape`, with type, default and meaning; `loss` for each model."""
   groups = [base.describe(TrainConfig)]
   for name, model in MODELS.items():
     groups += [f"of the {name}:", base.describe(type(model.loss), "loss.")]
@@ -253,6 +253,12 @@ _CHECKS = {
   "optim.weight_decay": NOT_NEGATIVE,
   "optim.ema": base.MOMENT,
 }
+_DENOISING = {
+  "loss.noise": NOT_NEGATIVE,
+  "loss.clean": NOT_NEGATIVE,
+  "loss.bound": base.between(1, 999),
+  "loss.below": _SHARE,
+}
 _MODEL_CHECKS = {
   "vae": {
     "loss.absolute": NOT_NEGATIVE,
@@ -262,10 +268,7 @@ _MODEL_CHECKS = {
   },
   "clip": {"loss.blur": NOT_NEGATIVE, "frozen.tokenizer": base.given("the tokenizer's folder")},
   "teacher": {
-    "loss.noise": NOT_NEGATIVE,
-    "loss.clean": NOT_NEGATIVE,
-    "loss.bound": base.between(1, 999),
-    "loss.below": _SHARE,
+    **_DENOISING,
     "loss.no_text": _SHARE,
     "loss.no_image": _SHARE,
     "loss.nothing": _SHARE,
@@ -273,20 +276,14 @@ _MODEL_CHECKS = {
     "frozen.text_encoder": base.FOLDER,
   },
   "controlnet": {
-    "loss.noise": NOT_NEGATIVE,
-    "loss.clean": NOT_NEGATIVE,
-    "loss.bound": base.between(1, 999),
-    "loss.below": _SHARE,
+    **_DENOISING,
     "loss.no_text": _SHARE,
     "frozen.vae": base.FOLDER,
     "frozen.text_encoder": base.FOLDER,
     "frozen.unet": base.FOLDER,
   },
   "student": {
-    "loss.noise": NOT_NEGATIVE,
-    "loss.clean": NOT_NEGATIVE,
-    "loss.bound": base.between(1, 999),
-    "loss.below": _SHARE,
+    **_DENOISING,
     "loss.inputs": base.Check(
       lambda x: len(x) > 0 and min(x) >= 0 and abs(sum(x) - 1) < 1e-3, "shares whose sum is 1"
     ),

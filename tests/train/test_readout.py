@@ -1,5 +1,7 @@
 """With the read-out the noise reaches the output at every level, and r shrinks as it should."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,16 +56,17 @@ def unet_output(network, timesteps):
 
 
 CASES = {
-  "seva": (Seva, SEVA, readout.seva, seva_output),
-  "unet": (UNet, UNET, readout.unet, unet_output),
+  "seva": (Seva, SEVA, seva_output),
+  "unet": (UNet, UNET, unet_output),
 }
 HEAVY = [pytest.param("seva", marks=pytest.mark.slow), "unet"]
 
 
+@functools.cache
 def made(name):
-  cls, shape, read_out, output = CASES[name]
+  cls, shape, output = CASES[name]
   network = initialise(cls, shape, 0)
-  return network, read_out(shape, jax.device_get(network.params)), output
+  return network, readout.read_out(shape, jax.device_get(network.params)), output
 
 
 def scales(name):
@@ -130,9 +133,9 @@ def test_what_is_fixed_is_what_was_set(name):
 
 def test_a_transformer_after_the_last_block_leaves_no_read_out():
   with pytest.raises(ValueError, match="must not contain 1"):
-    readout.seva(SevaShape(), {})
+    readout.read_out(SevaShape(), {})
   with pytest.raises(ValueError, match="must end with False"):
-    readout.unet(UNetShape(), {})
+    readout.read_out(UNetShape(), {})
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
