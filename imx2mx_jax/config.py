@@ -140,6 +140,7 @@ class OutputConfig:
   polish: float = 0.0  # share of its timesteps that the teacher goes over the result; 0: not at all
   polish_steps: int = 5  # in which it does so, all views looking at a key view in each
   colmap: bool = False  # also a COLMAP text model, cameras and shared points (needs pycolmap)
+  state: bool = False  # a finished run keeps the states that it would have gone on from
 
 
 @dataclasses.dataclass(frozen=True)

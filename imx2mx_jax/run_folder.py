@@ -10,7 +10,8 @@
     report.html         all of this as one page, by imx2mx_jax/report
     metrics.json        how good the result is, by imx2mx_jax/evaluate; warp.png a map of it
     metrics.jsonl       a line for each iteration; events.out.tfevents.* the same for TensorBoard
-    state/              what to go on from: <iterations>/ (Orbax), reference.safetensors
+    state/              what to go on from: <iterations>/ (Orbax), reference.safetensors; without
+                        output.state a finished run has none
     student/            the personalised student, a converted folder as in weights.py
     NOTICE              whose weights these are and what their licences ask
     finished.json       written last; a folder that has it is not written again
@@ -54,6 +55,7 @@ _FREE = (  # settings that change no edited view, or by rounding alone
   "optim.max_skipped",
   "mesh.edit",
   "mesh.fsdp",
+  "output.state",
 )
 _WEIGHTS = {  # setting: kind of model in that folder
   "teacher.weights": "teacher",
@@ -231,6 +233,8 @@ class RunFolder(Resumable):
         self._write_student(params)
       done = {"iterations": self.step, "seconds": round(seconds, 1), "at": _now()}
       self._write(_FINISHED, _json(done))
+      if not self._run.output.state:
+        (self.path / STATE).rmtree(missing_ok=True)
 
   def _write_cameras(self, scene: Scene, images: dict[str, UInt8[np.ndarray, "H W 3"]]) -> None:
     hw = next(iter(images.values())).shape[:2]

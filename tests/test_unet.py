@@ -1,5 +1,7 @@
 """What random cross-view attention computes, and what it does not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ SHAPE = unet.UNetShape(
 )
 
 
+@functools.cache
 def example():
   network = initialise(unet.UNet, SHAPE, seed=0)
   sample, context = (

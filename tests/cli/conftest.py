@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests import tiny
 from tests.cli import support
 
 
@@ -37,6 +38,12 @@ def cache(shared) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def models(tmp_path_factory) -> dict[str, str]:
+  """The settings that name models which compile sooner than the bundled ones."""
+  return tiny.models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
 def finished(shared, cache) -> Finished:
   """Made by the worker that asks first, while others that ask wait."""
   folder, told = shared / "finished" / "runs" / "edit", shared / "finished.json"
@@ -48,10 +55,10 @@ def finished(shared, cache) -> Finished:
   return Finished(folder, *json.loads(told.read_text()))
 
 
-def _run(cache, folder) -> tuple[list[str], float]:
+def _run(cache, folder, **changes) -> tuple[list[str], float]:
   """What it printed, and the seconds to the first line."""
   began = time.monotonic()
-  with support.started(cache, folder) as process:
+  with support.started(cache, folder, **changes) as process:
     first = process.stdout.readline()
     seconds = time.monotonic() - began
     rest, error = process.communicate()

@@ -31,6 +31,7 @@ SMALL = {
   "log_every": 2,
   "save_every": 4,
   "image_every": 6,
+  "output.state": True,
 }
 
 

@@ -155,10 +155,11 @@ def test_a_preview_shows_nine_edits_and_stops(tmp_path, cache):
 
 def test_views_that_are_edited_each_by_itself_need_and_leave_no_student(tmp_path, cache):
   folder = tmp_path / "run"
-  support.ran(cache, folder, method="teacher_only", student__weights="none")
+  support.ran(cache, folder, method="teacher_only", student__weights="none", output__state=False)
   assert "image_encoder" not in (folder / "NOTICE").read_text()
   assert sorted(path.name for path in (folder / "edited").iterdir()) == NAMES
-  assert (folder / "finished.json").exists() and not (folder / "student").exists()
+  assert (folder / "finished.json").exists()
+  assert not (folder / "student").exists() and not (folder / "state").exists()
 
 
 def test_help_explains_every_field(capsys):

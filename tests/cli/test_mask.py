@@ -10,10 +10,10 @@ from imx2mx_jax.scene import load_scene
 from tests.cli import support
 
 
-def test_nothing_outside_the_mask_changes(tmp_path, cache):
+def test_nothing_outside_the_mask_changes(models, tmp_path, cache):
   file, folder = tmp_path / "boxes.json", tmp_path / "run"
   file.write_text(json.dumps({"002.png": [0, 0, 64, 128], "000.png": [0, 0, 128, 64]}))
-  changes = {"mask": file, "output__decoder": "teacher"}
+  changes = models | {"mask": file, "output__decoder": "teacher"}
   with support.started(cache, folder, **changes) as process:
     _, error = process.communicate()
     assert (process.returncode, error) == (0, "")

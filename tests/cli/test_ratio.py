@@ -15,9 +15,9 @@ WIDE = {"student__size": 32, "student__width": 48, "teacher__size": 16, "teacher
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory):
+def wide(models, tmp_path_factory):
   folder = tmp_path_factory.mktemp("wide") / "run"
-  assert main(["", *support.arguments(folder, **WIDE)]) == 0
+  assert main(["", *support.arguments(folder, **models, **WIDE)]) == 0
   return folder
 
 
