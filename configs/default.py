@@ -31,8 +31,8 @@ def get_config():
 
   config.teacher.weights = str(MICRO / "bundled" / "teacher")
   config.teacher.size = 48
-  # The micro teacher follows its words as it is: guided further, its gradient at the true edit is
-  # four times what it is without, and the student leaves it.
+  # The micro teacher follows its words as it is: guided by 1.5 it pulls the student off the true
+  # edit nearly twice as far as unguided (benchmarks/RESULTS.md).
   config.teacher.text_guidance = 1.0
   config.teacher.image_guidance = 1.0
   config.teacher.steps = 20
@@ -44,7 +44,7 @@ def get_config():
 
   config.distill.dt = 50
   config.distill.t_min = 449  # where the micro student's estimate is clean
-  # The paper's 950 for 64 x 64 latents: noise hides as much of 12 x 12 ones at 570.
+  # The paper's 950 for 64 x 64 latents, rounded: noise hides as much of 12 x 12 ones at 570.
   config.distill.upper = 600
   config.distill.iterations_first = 14
   config.distill.iterations = 2
