@@ -136,14 +136,17 @@ def load_models(
 ) -> Models:
   """Every network that the run needs, and its instruction in tokens.
 
-  load: what reads a folder, for example weights.keeping(). mesh: the student's chips; None: those
-  of an edit by itself. Raises what `check_models` raises.
+  What is frozen and used at every iteration is held in the dtype of the arithmetic. load: what
+  reads a folder, for example weights.keeping(). mesh: the student's chips; None: those of an edit
+  by itself. Raises what `check_models` raises.
   """
   check_models(run)
   ids, dtype = instruction_ids(run), jnp.dtype(run.dtype)
   models = Models(ids, **load(run.teacher.weights, "teacher", dtype=dtype))
+  models = dataclasses.replace(models, unet=models.unet.held_in(dtype))
   if run.teacher.kind == "controlnet":
-    models = dataclasses.replace(models, **load(run.teacher.controlnet, "controlnet", dtype=dtype))
+    controlnet = load(run.teacher.controlnet, "controlnet", dtype=dtype)["controlnet"]
+    models = dataclasses.replace(models, controlnet=controlnet.held_in(dtype))
   if run.teacher_alone:
     return models
   s, divide = run.student, functools.partial(sharding.put, mesh or make_mesh(run))

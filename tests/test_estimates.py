@@ -8,7 +8,7 @@ import shutil
 import jax
 import pytest
 
-from imx2mx_jax import config, edit, estimates, flops, sharding
+from imx2mx_jax import config, edit, estimates, flops, sharding, weights
 from imx2mx_jax.errors import ConfigError, RunFolderError
 from imx2mx_jax.scene import load_scene
 from tests.cli import support
@@ -33,6 +33,12 @@ def test_the_estimate_counts_what_the_run_then_holds(run):
   wanted = estimates.needs(run, views=2)
   assert wanted.device == stated + parameters + frozen
   assert wanted.disk == pytest.approx(3 * stated + parameters, abs=51e6)
+
+
+def test_what_is_frozen_is_held_in_the_arithmetics_dtype(run):
+  models = edit.load_models(dataclasses.replace(run, dtype="bfloat16"), load=weights.described)
+  dtypes = lambda network: {str(x.dtype) for x in network.params.values()}
+  assert dtypes(models.unet) == {"bfloat16"} and dtypes(models.student) == {"float32"}
 
 
 @pytest.mark.parametrize("memory", ["small", "smallest"])

@@ -37,6 +37,14 @@ class Network:
     """The nnx module with these weights in it. Costs nothing inside a jitted function."""
     return nnx.merge(self.graphdef, unflatten(self.params))
 
+  def held_in(self, dtype: Any) -> "Network":
+    """The same with its parameters in another dtype, for a network that does not learn."""
+
+    def cast(x: Any) -> Any:
+      return x.update(dtype=dtype) if isinstance(x, jax.ShapeDtypeStruct) else x.astype(dtype)
+
+    return self.replace(params={path: cast(x) for path, x in self.params.items()})
+
   def __call__(self, *args, **kwargs):
     if not self.remat:
       return self.module(*args, **kwargs)
