@@ -70,7 +70,7 @@ def check(run: RunConfig, views: int, mesh: Mesh | None = None) -> Iterator[str]
   """
   wanted, (device, *_) = needs(run, views, mesh), jax.local_devices()
   limit = memory_of(device)
-  held = wanted.device * (edit.mesh_of_edits(run).size if device.platform == "cpu" else 1)
+  held = _held(run, views, mesh)
   if held > limit:
     raise ConfigError(
       f"--config.memory={run.memory}: this edit holds at least {gigabytes(held)} on each "
@@ -124,7 +124,7 @@ def operations(run: RunConfig, views: int) -> int:
 def by_preset(run: RunConfig, views: int) -> str:
   """Which settings of `memory` the first device has room for, in words."""
   limit = memory_of(jax.local_devices()[0])
-  held = {preset: _with(run, preset, views) for preset in PRESETS}
+  held = {preset: _held(dataclasses.replace(run, memory=preset), views) for preset in PRESETS}
   told = ", ".join(f"{gigabytes(size)} ({preset})" for preset, size in held.items())
   fit = [preset for preset, size in held.items() if size <= limit]
   return f"holds at least {told} of {gigabytes(limit)}; memory={fit[0] if fit else 'none'} fits"
@@ -156,14 +156,21 @@ def memory_of(device: Any) -> int:
 
 
 def _remedy(run: RunConfig, views: int, limit: int, mesh: Mesh | None) -> str:
-  for preset in PRESETS[PRESETS.index(run.memory) + 1 :]:
-    if (held := _with(run, preset, views, mesh)) <= limit:
+  for preset in smaller(run.memory):
+    if (held := _held(dataclasses.replace(run, memory=preset), views, mesh)) <= limit:
       return f"--config.memory={preset} holds {gigabytes(held)}"
   return "no preset holds so little: it wants more devices (--config.mesh.fsdp=-1) or larger ones"
 
 
-def _with(run: RunConfig, preset: str, views: int, mesh: Mesh | None = None) -> int:
-  return needs(dataclasses.replace(run, memory=preset), views, mesh).device
+def smaller(memory: str) -> tuple[str, ...]:
+  """The presets that hold less than this one."""
+  return PRESETS[PRESETS.index(memory) + 1 :]
+
+
+def _held(run: RunConfig, views: int, mesh: Mesh | None = None) -> int:
+  """By one device; devices that are a CPU's hold in the same memory."""
+  sharers = edit.mesh_of_edits(run).size if jax.default_backend() == "cpu" else 1
+  return sharers * needs(run, views, mesh).device
 
 
 def _check_disk(run: RunConfig, wanted: int) -> None:

@@ -193,10 +193,11 @@ def _fitting(run: RunConfig, events: Iterator[edit.Event]) -> Iterator[edit.Even
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    first = str(error).partition("\n")[0]
+    first, less = str(error).partition("\n")[0], " or ".join(estimates.smaller(run.memory))
+    remedy = f"--config.memory={less} holds less, " if less else ""
     raise ConfigError(
       f"--config.memory={run.memory}: the device has not enough memory for this edit ({first}); "
-      "--config.memory=small or smallest holds less, more devices (--config.mesh.fsdp=-1) share it"
+      f"{remedy}more devices (--config.mesh.fsdp=-1) share it"
     ) from error
 
 
