@@ -146,9 +146,14 @@ def _would_run(names: Sequence[str]) -> Iterator[str]:
   from imx2mx_jax import edit, estimates
   from imx2mx_jax.scene import read_transforms
 
+  try:
+    platform = jax.default_backend()
+  except RuntimeError as error:
+    yield f"nothing would run: {str(error).splitlines()[0]}"
+    return
   for name in names:
     try:
-      run = config.resolve(config.parse(["doctor", f"--config={name}"]), jax.default_backend())
+      run = config.resolve(config.parse(["doctor", f"--config={name}"]), platform)
       edit.check_models(run)
       frames = read_transforms(run.scene.path).frames
       holds = estimates.by_preset(run, len(run.scene.frames or frames))

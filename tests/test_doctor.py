@@ -66,3 +66,14 @@ def test_configs_are_told_to_run_or_why_not(capsys, tmp_path):
   assert runs.startswith(f"{default} would run, in float32; holds at least 0.101 GB (default), ")
   assert runs.endswith("memory=default fits")
   assert misses.startswith(f"{tmp_path / 'none.py'} would not run: ") and "no such file" in misses
+
+
+def test_a_backend_that_does_not_start_is_told(capsys, monkeypatch):
+  def fails(*_):
+    raise RuntimeError("Unable to initialize backend 'tpu': it is busy\nmore")
+
+  monkeypatch.setattr(jax, "local_devices", fails)
+  monkeypatch.setattr(jax, "default_backend", fails)
+  sections = told(capsys, support.REPOSITORY / "configs" / "default.py")
+  assert "none: Unable to initialize backend 'tpu': it is busy" in sections["devices"]
+  assert sections["configs"][-1].startswith("nothing would run: Unable to")
