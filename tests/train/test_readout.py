@@ -138,11 +138,11 @@ def test_a_transformer_after_the_last_block_leaves_no_read_out():
     readout.read_out(UNetShape(), {})
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_float16_spares_the_read_out_if_what_is_delicate_stays(case):
-  cls, shape, make, output = case
-  network = initialise(cls, shape, 0)
-  params = readout.enlarge(shape, make(shape, network.params).params)
+@pytest.mark.parametrize("name", CASES)
+def test_float16_spares_the_read_out_if_what_is_delicate_stays(name):
+  network, read, output = made(name)
+  shape = CASES[name][1]
+  params = readout.enlarge(shape, read.params)
   exact = readout.delicate(shape)
   halved = lambda path: np.asarray(params[path]).astype(np.float16).astype(np.float32)
   kept = {path: x if path.startswith(exact) else halved(path) for path, x in params.items()}
