@@ -56,7 +56,8 @@ def claimed(folder: str | os.PathLike) -> Iterator[Claim]:
   finally:
     done.set()
     beating.join()
-    shelf.delete(number)
+    with contextlib.suppress(Exception):  # one that is left behind is soon taken for what it is
+      shelf.delete(number)
 
 
 def _claim(shelf: "_Disk | _Bucket") -> int:
@@ -165,11 +166,13 @@ class _Bucket:
     return _numbers(pathlib.PurePath(path).name for path in found)
 
   def create(self, number: int, content: str) -> None:
-    self._fs.pipe_file(self._file(number), content.encode(), mode="create")
+    with remote.reaching(self.folder, lets=FileExistsError):
+      self._fs.pipe_file(self._file(number), content.encode(), mode="create")
 
   def read(self, number: int) -> tuple[str, float]:
     file = self._file(number)
-    return self._fs.cat_file(file).decode(), time.time() - self._fs.modified(file).timestamp()
+    with remote.reaching(self.folder, lets=FileNotFoundError):
+      return self._fs.cat_file(file).decode(), time.time() - self._fs.modified(file).timestamp()
 
   def touch(self, number: int) -> None:
     self._fs.pipe_file(self._file(number), self._fs.cat_file(self._file(number)))

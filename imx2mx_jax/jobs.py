@@ -18,7 +18,7 @@ from etils import epath
 
 from imx2mx_jax import config, remote
 from imx2mx_jax.config import RunConfig
-from imx2mx_jax.errors import JobsError, UserError
+from imx2mx_jax.errors import JobsError, RemoteError, UserError
 
 _DECIDED = ("run_dir", "preview", "scene.path", "instruction")  # not by a line's overrides
 
@@ -63,6 +63,8 @@ def read(
         raise JobsError(f"it is line {jobs[job.name].line} once more; change or delete it")
       check(job.run)
       jobs[job.name] = job
+    except RemoteError:
+      raise
     except UserError as error:
       wrong.append(f"line {number}: {error}")
   if wrong:

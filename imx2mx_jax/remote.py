@@ -6,19 +6,22 @@ lie in the user's cache folder; one that is lost is made again.
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import fsspec
 
-from imx2mx_jax.errors import RemoteError, UserError
+from imx2mx_jax.errors import ConfigError, RemoteError, UserError
 
+_UNFINISHED = re.compile(r"\.orbax-checkpoint-tmp|(^|/)\.[^/]*\.tmp$")  # what is being written
 _KNOWN = ".copied"  # beside a copy: what it was like when it was like the folder
 _LAST = ("_CHECKPOINT_METADATA", "model.json", "finished.json")  # each: what precedes is there
 
@@ -44,15 +47,15 @@ def _fetched(url: str) -> pathlib.Path:
 
 
 def filesystem(path: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
-  """The filesystem of a path elsewhere, and the path in it. Raises RemoteError."""
+  """The filesystem of a path elsewhere, and the path in it. ConfigError where it has none here."""
   try:
     return fsspec.core.url_to_fs(os.fspath(path))
   except ImportError as error:
-    raise RemoteError(
+    raise ConfigError(
       f"{path} cannot be reached ({error}); gs:// needs `pip install 'imx2mx_jax[gcs]'`"
     ) from error
   except ValueError as error:
-    raise RemoteError(f"{path} cannot be reached ({error}); gs:// is for buckets") from error
+    raise ConfigError(f"{path} cannot be reached ({error}); gs:// is for buckets") from error
 
 
 class Copy:
@@ -67,7 +70,7 @@ class Copy:
 
   def fetch(self) -> None:
     """Makes the copy like the folder; what it has already is not read again."""
-    with self._alone(), reaching(self._url, self.path):
+    with self._alone(), reaching(self._url):
       there, known = self._there(), self._known()
       for name, fingerprint in there.items():
         if known.get(name) != [fingerprint, *_stamp(self.path / name)]:
@@ -81,7 +84,7 @@ class Copy:
 
   def push(self) -> None:
     """Makes the folder like the copy. What others wait for comes last, what is gone goes last."""
-    with reaching(self._url, self.path):
+    with reaching(self._url):
       there, known, files = self._there(), self._known(), self._files()
       for name in sorted(files, key=lambda name: (_rank(name), name)):
         if known.get(name) != [there.get(name), *files[name]]:
@@ -111,7 +114,8 @@ class Copy:
     """{name: size and time}, of the files in the copy."""
     found = [path for path in self.path.rglob("*") if path.is_file()]
     names = {path.relative_to(self.path).as_posix(): path for path in found}
-    return {name: _stamp(path) for name, path in names.items() if not _is_claim(name)}
+    whole = {name: path for name, path in names.items() if not _UNFINISHED.search(name)}
+    return {name: _stamp(path) for name, path in whole.items() if not _is_claim(name)}
 
   def _known(self) -> dict[str, list[Any]]:
     """{name: what the file was there and here} when both were alike."""
@@ -135,10 +139,10 @@ class Copy:
 
 
 @contextlib.contextmanager
-def reaching(path: str | os.PathLike, copy: pathlib.Path | None = None) -> Iterator[None]:
+def reaching(path: str | os.PathLike, lets: type[Exception] = UserError) -> Iterator[None]:
   """Turns a failure on the way to a path elsewhere into a RemoteError.
 
-  A UserError stays what it is, and so does this machine's own full disk, below `copy`.
+  What stays what it is: a UserError, an exception of the kind `lets`, this machine's full disk.
   """
   if not is_remote(path):
     yield
@@ -146,10 +150,10 @@ def reaching(path: str | os.PathLike, copy: pathlib.Path | None = None) -> Itera
   filesystem(path)
   try:
     yield
-  except UserError:
+  except (UserError, lets):
     raise
   except Exception as error:  # each kind of bucket raises its own
-    if copy and getattr(error, "errno", None) is not None and str(copy) in str(error):
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
       raise
     first = str(error).partition("\n")[0]
     raise RemoteError(

@@ -23,7 +23,6 @@ from imx2mx_jax.errors import ClaimError, RemoteError, RunFolderError, UserError
 from imx2mx_jax.jobs import Job
 
 FINISHED, FAILED, STOPPED, BUSY, WAITING = "finished", "failed", "stopped", "busy", "waiting"
-TRY_AGAIN = os.EX_TEMPFAIL  # 75
 
 Alike = Callable[[RunConfig], tuple[int, Hashable] | None]
 Edits = Callable[[list[RunConfig], list[str], terminal.Stop], Sequence[Iterator[None]]]
@@ -148,10 +147,10 @@ def _attempt(
 
 
 def exit_code(records: Sequence[Record]) -> int:
-  """0 where all are finished, TRY_AGAIN where what is not may be later, else 1."""
+  """0 where all are finished, terminal.TRY_AGAIN where what is not may be later, else 1."""
   ended = [record for record in records if record.status in (FAILED, BUSY)]
   if any(record.passing for record in ended):
-    return TRY_AGAIN
+    return terminal.TRY_AGAIN
   return int(bool(ended))
 
 
@@ -218,7 +217,8 @@ def _write(file: epath.Path, content: str) -> None:
 @contextlib.contextmanager
 def _writing(out: epath.Path) -> Iterator[None]:
   try:
-    yield
+    with remote.reaching(out):
+      yield
   except OSError as error:
     raise RunFolderError(
       f"{out} cannot be written ({error.strerror}); mend that, then the same command goes on"

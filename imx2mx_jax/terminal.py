@@ -10,15 +10,21 @@ from collections.abc import Callable
 
 import rich.progress
 
-from imx2mx_jax.errors import UserError
+from imx2mx_jax.errors import RemoteError, UserError
+
+TRY_AGAIN = os.EX_TEMPFAIL  # 75: the same command may do better later
 
 
 def exit_code(work: Callable[[], int]) -> int:
-  """What `work` gives; 1 after a mistake of the user or a full disk, which are told in a line."""
+  """What `work` gives; 1 after a mistake of the user or a full disk, which are told in a line.
+
+  TRY_AGAIN where a folder elsewhere could not be reached.
+  """
   try:
     return work()
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
+    return TRY_AGAIN if isinstance(error, RemoteError) else 1
   except OSError as error:
     if error.errno != errno.ENOSPC:
       raise

@@ -1,12 +1,13 @@
 """Folders in a bucket are worked with in a copy, and the bucket never has half a story."""
 
+import errno
 import json
 import threading
 
 import pytest
 
 from imx2mx_jax import claims, remote, weights
-from imx2mx_jax.errors import ClaimError, RemoteError, WeightsError
+from imx2mx_jax.errors import ClaimError, ConfigError, RemoteError, WeightsError
 from tests import bucket as buckets
 from tests.cli import support
 
@@ -130,7 +131,7 @@ def test_a_bucket_that_cannot_be_reached_is_told_in_a_sentence(bucket, monkeypat
   monkeypatch.setattr(buckets.Bucket, "find", lambda *_, **__: 1 / 0)
   with pytest.raises(RemoteError, match=f"{URL} cannot be reached .ZeroDivisionError: .*; mend"):
     remote.Copy(URL).fetch()
-  with pytest.raises(RemoteError, match="nowhere://x cannot be reached"):
+  with pytest.raises(ConfigError, match="nowhere://x cannot be reached"):
     remote.Copy("nowhere://x")
 
 
@@ -185,3 +186,23 @@ def test_a_holder_gives_signs_of_life_in_a_bucket(bucket, monkeypatch):
         break
       threading.Event().wait(0.01)
     assert bucket.modified(f"{URL}/.claim.0") > before
+
+
+def test_a_bucket_that_goes_away_is_told_as_that(bucket, monkeypatch):
+  def gone(*_, **__):
+    raise OSError("connection reset")
+
+  with pytest.raises(RemoteError, match="gone"), claims.claimed(URL):
+    for method in ("put_file", "rm_file", "ls", "cat_file"):
+      monkeypatch.setattr(buckets.Bucket, method, gone)
+    raise RemoteError("gone")
+
+
+def test_this_machines_full_disk_is_no_bucket_out_of_reach(bucket, monkeypatch):
+  def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  put(bucket, a="1")
+  monkeypatch.setattr(buckets.Bucket, "get_file", full)
+  with pytest.raises(OSError, match="No space left"):
+    remote.Copy(URL).fetch()
