@@ -58,9 +58,10 @@ class Resumable:
     with self._writing():
       saving.wait()
       self.step = step
-      kept = [one for one in self._steps() if one <= step][:_KEPT]
-      for other in set(self._steps()) - set(kept):
-        (self.path / STATE / str(other)).rmtree()
+      kept = {step, *[one for one in self._steps() if one <= step][:_KEPT]}
+      for other in (self.path / STATE).iterdir():
+        if other.name.isdigit() and int(other.name) not in kept:
+          other.rmtree()
 
   def last_state(self, wanted: Any) -> Any | None:
     """The last state that can be read, None before the first; `step` is then its number.

@@ -95,9 +95,13 @@ def opened(run: RunConfig) -> Iterator["RunFolder"]:
     with _here(epath.Path(copy.path), run, push) as folder:
       try:
         yield folder
-      finally:
-        folder.close()
-        push()
+      except BaseException:
+        with contextlib.suppress(Exception):  # what ended the edit is to be told, not this
+          folder.close()
+          push()
+        raise
+      folder.close()
+      push()
 
 
 @contextlib.contextmanager
@@ -142,23 +146,29 @@ class RunFolder(Resumable):
     self._push = push
     self._journal: Journal | None = None
     self._claim = contextlib.ExitStack()
+    self._claimed: claims.Claim | None = None
 
   def claim(self) -> None:
     """Makes the folder, proves that it can be written and keeps it for this process."""
     with self._writing():
       self.path.mkdir(parents=True, exist_ok=True)
       if not self._run.preview:
-        self._claim.enter_context(claims.claimed(self.path))
+        self._claimed = self._claim.enter_context(claims.claimed(self.path))
         return
       self._write(".writable", b"")
       (self.path / ".writable").unlink()
 
+  def _check_claim(self) -> None:
+    with self._writing():
+      self._claimed.check()
+
   def settle(self) -> None:
     """Waits for the state that is being saved, in the bucket too where the folder is in one."""
-    saving = self._saving is not None
+    if self._saving is None:
+      return
+    self._check_claim()  # another process's states would be deleted
     super().settle()
-    if saving:
-      self._push()
+    self._push()
 
   def saved(
     self, scene: Scene, abstract_state: Callable[[], Any]
@@ -220,7 +230,11 @@ class RunFolder(Resumable):
     self, scene: Scene, images: UInt8[np.ndarray, "N H W 3"], params: Params, seconds: float
   ) -> None:
     """The result. params: of the personalised student; empty where there is none."""
-    self.settle()
+    self._check_claim()
+    if self._run.output.state:
+      self.settle()
+    else:
+      super().settle()  # a bucket need not have what is gone in a moment
     with self._writing():
       files = [f"{epath.Path(name).stem}.png" for name in scene.names]
       folders = ["edited", *["images"] * self._run.output.colmap]  # where COLMAP's readers look
@@ -233,7 +247,8 @@ class RunFolder(Resumable):
         self._write_student(params)
       done = {"iterations": self.step, "seconds": round(seconds, 1), "at": _now()}
       self._write(_FINISHED, _json(done))
-      if not self._run.output.state:
+    if not self._run.output.state:
+      with contextlib.suppress(OSError):  # the run is finished all the same
         (self.path / STATE).rmtree(missing_ok=True)
 
   def _write_cameras(self, scene: Scene, images: dict[str, UInt8[np.ndarray, "H W 3"]]) -> None:
