@@ -38,12 +38,17 @@ class Network:
     return nnx.merge(self.graphdef, unflatten(self.params))
 
   def held_in(self, dtype: Any) -> "Network":
-    """The same with its parameters in another dtype, for a network that does not learn."""
+    """The same with its kernels in another dtype, for a network that does not learn.
 
-    def cast(x: Any) -> Any:
+    What computes in float32 at any dtype stays as it is: norms, biases, the last convolution.
+    """
+
+    def cast(path: str, x: Any) -> Any:
+      if x.ndim < 2 or path.startswith("conv_out/"):
+        return x
       return x.update(dtype=dtype) if isinstance(x, jax.ShapeDtypeStruct) else x.astype(dtype)
 
-    return self.replace(params={path: cast(x) for path, x in self.params.items()})
+    return self.replace(params={path: cast(path, x) for path, x in self.params.items()})
 
   def __call__(self, *args, **kwargs):
     if not self.remat:
