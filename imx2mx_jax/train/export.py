@@ -146,7 +146,7 @@ def _origin(run: TrainConfig) -> Origin:
     before = weights.read_info(run.start, kind_of(run.start))
     further = f", trained further on {run.data.source}"
     source = before.source.removesuffix(further) + further
-    return Origin(source, before.licence, before.terms, before.notice)
+    own = Origin(source, before.licence, before.terms, before.notice)
   beside = [getattr(run.frozen, field) for field in _COPIED.get(run.model, ())]
   infos = [own, *(weights.read_info(folder, kind_of(folder)) for folder in beside)]
   said = lambda name: "; ".join(filter(None, dict.fromkeys(getattr(x, name) for x in infos)))

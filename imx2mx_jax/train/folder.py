@@ -112,7 +112,7 @@ def _refuse_other(path: epath.Path, run: TrainConfig) -> None:
         f"it began, or {_ELSEWHERE}"
       )
   for name, now in _fingerprints(run).items():
-    if before["read"].get(name) != now:
+    if before["read"].get(name, now) != now:
       raise RunFolderError(
         f"{path} holds a training whose --config.{name} held other weights; go on as it began, or "
         f"{_ELSEWHERE}"
