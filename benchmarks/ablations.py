@@ -473,7 +473,11 @@ def _shared(settings: ConfigDict, clip: pathlib.Path, scenes: Any) -> dict[str, 
 
 def check_claim(out: pathlib.Path, settings: ConfigDict, clip: pathlib.Path, scenes: Any) -> None:
   """Raises ConfigError if the folder's cases were made with other settings."""
-  now, before = _shared(settings, clip, scenes), json.loads((out / "settings.json").read_text())
+  file = out / "settings.json"
+  if not file.exists():
+    raise ConfigError(f"{file}: there is no such file; python -m benchmarks.ablations writes it")
+  now, before = _shared(settings, clip, scenes), json.loads(file.read_text())
+  before.setdefault("--scenes", "drawn")  # of a folder from before it was noted
   for name in sorted(before.keys() | now.keys()):
     if before.get(name) != now.get(name):
       raise ConfigError(

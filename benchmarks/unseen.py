@@ -83,7 +83,7 @@ def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
   for row in [row for row in ablations.ROWS if any(line["row"] == row for line in lines)]:
     own = [ablations.values_of(lines, row, kind) for kind in KINDS]
     full = [ablations.values_of(lines, ablations.FULL, kind) for kind in KINDS]
-    means = [f"{ablations.interval('', each)['mean']:.2f}" for each in own]
+    means = [f"{ablations.interval('', each)['mean']:.2f}" if each else "" for each in own]
     apart = [{c: a[c] - b[c] for c in a.keys() & b.keys()} for a, b in zip(own, full, strict=True)]
     differences = [ablations.interval("difference_", each) if each else {} for each in apart]
     cells = [ablations.cell({"measure": "psnr"} | each, "difference_") for each in differences]
