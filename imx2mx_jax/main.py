@@ -4,7 +4,7 @@
 
 The last line printed is the run folder's path (with --config.preview, the contact sheet's). Ctrl-C
 leaves a folder from which the same command goes on. Exit codes: 0 done; 1 a mistake in what was
-given, or no room to write; 130 and 143 stopped.
+given, or no room to write; 75 a bucket could not be reached; 130 and 143 stopped.
 """
 
 import sys
