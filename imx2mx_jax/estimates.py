@@ -70,7 +70,7 @@ def check(run: RunConfig, views: int, mesh: Mesh | None = None) -> Iterator[str]
   """
   wanted, (device, *_) = needs(run, views, mesh), jax.local_devices()
   limit = memory_of(device)
-  held = _held(run, views, mesh)
+  held = _sharers(run) * wanted.device
   if held > limit:
     raise ConfigError(
       f"--config.memory={run.memory}: this edit holds at least {gigabytes(held)} on each "
@@ -168,9 +168,13 @@ def smaller(memory: str) -> tuple[str, ...]:
 
 
 def _held(run: RunConfig, views: int, mesh: Mesh | None = None) -> int:
-  """By one device; devices that are a CPU's hold in the same memory."""
-  sharers = edit.mesh_of_edits(run).size if jax.default_backend() == "cpu" else 1
-  return sharers * needs(run, views, mesh).device
+  """In one device's memory."""
+  return _sharers(run) * needs(run, views, mesh).device
+
+
+def _sharers(run: RunConfig) -> int:
+  """Devices that hold in the same memory, as a CPU's do."""
+  return edit.mesh_of_edits(run).size if jax.default_backend() == "cpu" else 1
 
 
 def _check_disk(run: RunConfig, wanted: int) -> None:
