@@ -55,10 +55,10 @@ def finished(shared, cache) -> Finished:
   return Finished(folder, *json.loads(told.read_text()))
 
 
-def _run(cache, folder, **changes) -> tuple[list[str], float]:
+def _run(cache, folder) -> tuple[list[str], float]:
   """What it printed, and the seconds to the first line."""
   began = time.monotonic()
-  with support.started(cache, folder, **changes) as process:
+  with support.started(cache, folder) as process:
     first = process.stdout.readline()
     seconds = time.monotonic() - began
     rest, error = process.communicate()
