@@ -20,8 +20,8 @@ def assert_near(half, whole):
   for file in (whole / "edited").iterdir():
     pair = [np.asarray(Image.open(f / "edited" / file.name), float) for f in (half, whole)]
     difference = pair[0] - pair[1]
-    assert np.abs(difference).mean() < 3.5  # of 255
-    assert 10 * np.log10(255**2 / np.square(difference).mean()) > 35  # dB
+    assert np.abs(difference).mean() < 2.5  # of 255
+    assert 10 * np.log10(255**2 / np.square(difference).mean()) > 36  # dB
 
 
 @pytest.mark.slow
