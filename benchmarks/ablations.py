@@ -26,6 +26,11 @@ All pictures are compared at the teacher's size, the smaller one, by
     psnr             decibels to the true edit, of definite edits
     color            root mean square error in [0, 1] on the edited object, of ambiguous edits, to
                      the right answer nearest to all views together
+    sharp            mean difference of neighbouring pixels, of the right answer's: below 1 blurred
+
+An edit's seconds, and the most memory that its process held meanwhile, the models included, are
+kept too. With --config.teacher.kind=controlnet, which is told what to show and sees only the depth,
+definite edits that leave every shape are asked for, by the edited scene's caption.
 
 Intervals are percentiles over resampled scenes, each a mean over its instructions and seeds.
 """
@@ -111,7 +116,9 @@ DEFAULT_ROWS = (
   "SDEdit .5",
   "SDEdit .75",
 )
-MEASURES = ("sim", "dir", "cons", "warp", "warp_objects", "psnr", "color")
+MEASURES = ("sim", "dir", "cons", "warp", "warp_objects", "psnr", "color", "sharp")
+
+COSTS = ("seconds", "memory")  # of an edit; memory in GB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,6 +235,7 @@ def measured(
   maps = warp.warp_errors(images, known.depth, scene.c2w, scene.K).maps
   on_objects = np.broadcast_to(known.objects[:, None], maps.shape)
   found = trio | {"warp": _mean(maps), "warp_objects": _mean(maps[on_objects])}
+  found |= {"sharp": _steps(images) / _steps(known.answers[nearest])}
   if task.target is None:
     return found | {"psnr": _psnr(images, known.answers[0]), "color": None}
   return found | {"psnr": None, "color": float(np.sqrt(errors[nearest]) / 2)}
@@ -237,6 +245,11 @@ def _mean(values: np.ndarray) -> float | None:
   """Of what is known."""
   known = values[np.isfinite(values)]
   return float(known.mean()) if known.size else None
+
+
+def _steps(images: np.ndarray) -> float:
+  """The mean difference of neighbouring pixels."""
+  return float(np.mean([np.abs(np.diff(images, axis=axis)).mean() for axis in (1, 2)]))
 
 
 def _psnr(images: np.ndarray, wanted: np.ndarray) -> float:
@@ -256,7 +269,8 @@ class Bench:
 
   def run(self, row: str, task: Task, seed: int) -> config.RunConfig:
     """A case's settings."""
-    case = {"scene.path": str(task.folder), "instruction": task.instruction, "seed": seed}
+    told = world.caption(task.answers[0]) if _by_depth(self.settings) else task.instruction
+    case = {"scene.path": str(task.folder), "instruction": told, "seed": seed}
     settings = self.settings.copy_and_resolve_references()
     settings.update_from_flattened_dict(EDITS.get(row, {}) | case)
     return config.resolve(settings, jax.default_backend())
@@ -265,12 +279,13 @@ class Bench:
     """Edits, measures and keeps one case; gives its line."""
     run = self.run(row, task, seed)
     scene, known = known_of(task, run)
+    machine.forget_peak_memory()
     began = time.monotonic()
     if row in CONTROLS:
       images = pictures.to_uint8(known.sources if row == "unedited" else known.answers[0])
     else:
       images = _edited(run, scene, self.models)
-    seconds = time.monotonic() - began
+    seconds, memory = time.monotonic() - began, machine.peak_memory()
     file = (
       self.out / "pictures" / case_name(task.folder.name, task.instruction, seed) / f"{row}.png"
     )
@@ -287,7 +302,13 @@ class Bench:
       "ambiguous": task.target is not None,
       **measured(task, known, scene, self.judge, images),
       "seconds": round(seconds, 2),
+      "memory": round(memory, 3),
     }
+
+
+def _by_depth(settings: ConfigDict) -> bool:
+  """Whether the teacher sees the views' depth, not the views."""
+  return settings.teacher.kind == "controlnet"
 
 
 def known_of(task: Task, run: config.RunConfig) -> tuple[Scene, Truth]:
@@ -349,6 +370,12 @@ def values_of(
   }
 
 
+def medians(lines: Sequence[Mapping[str, Any]], cost: str) -> dict[str, float]:
+  """{row: what its edits took}."""
+  taken = {row: [line[cost] for line in lines if line["row"] == row] for row in ROWS}
+  return {row: float(np.median(values)) for row, values in taken.items() if values}
+
+
 def interval(prefix: str, values: Mapping[tuple[str, str, int], float]) -> dict[str, float]:
   """Mean over scenes, each a mean over its cases, and the percentiles of resampled scenes."""
   names = sorted({scene for scene, *_ in values})
@@ -359,20 +386,20 @@ def interval(prefix: str, values: Mapping[tuple[str, str, int], float]) -> dict[
 
 
 def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
-  """Two tables: means with the seconds of an edit, and differences from the full method."""
+  """Two tables: means with an edit's seconds and GB, and differences from the full method."""
   found = {(entry["row"], entry["measure"]): entry for entry in summary(lines)}
   rows = [row for row in ROWS if any(line["row"] == row for line in lines)]
   parts = []
   for title, prefix in (("Means", ""), ("Differences from the full method", "difference_")):
-    head = ["", *MEASURES, *([] if prefix else ["cases", "median s"])]
+    head = ["", *MEASURES, *([] if prefix else ["cases", "median s", "GB"])]
     body = []
     for row in rows:
       cells = [cell(found.get((row, measure), {}), prefix) for measure in MEASURES]
       if not any(cells):
         continue
       if not prefix:
-        seconds = [line["seconds"] for line in lines if line["row"] == row]
-        cells += [str(len(seconds)), f"{np.median(seconds):.1f}"]
+        cells += [str(sum(line["row"] == row for line in lines))]
+        cells += [f"{medians(lines, cost)[row]:.1f}" for cost in COSTS]
       body.append([row, *cells])
     if not body:
       continue
@@ -415,9 +442,8 @@ def write_tables(out: pathlib.Path, lines: Sequence[Mapping[str, Any]], title: s
   parts = [f"## {name.capitalize()} instructions\n\n{markdown(x)}" for name, x in groups.items()]
   parts.append(f"## The paper's Table 3\n\n{table_3(lines)}")
   (out / "ablations.md").write_text("\n".join([f"# Ablations\n\n{title}\n", *parts]))
-  seconds = {row: [line["seconds"] for line in lines if line["row"] == row] for row in ROWS}
-  medians = {row: float(np.median(taken)) for row, taken in seconds.items() if taken}
-  content = {"about": title, "median_seconds": medians, "entries": entries}
+  costs = {f"median_{cost}": medians(lines, cost) for cost in COSTS}
+  content = {"about": title, **costs, "entries": entries}
   (out / "ablations.json").write_text(json.dumps(content, indent=1))
   fields = list(dict.fromkeys(name for entry in entries for name in entry))
   with (out / "ablations.csv").open("w", newline="") as file:
@@ -468,6 +494,7 @@ def _shared(settings: ConfigDict, clip: pathlib.Path, scenes: Any) -> dict[str, 
     if description.exists():  # what is missing is reported by the one who loads it
       now[f"sha256 of {description}"] = hashlib.sha256(description.read_bytes()).hexdigest()
   now["--scenes"] = str(scenes.resolve()) if scenes else "drawn"
+  now["what is measured"] = [*MEASURES, *COSTS]
   return json.loads(json.dumps(now))
 
 
@@ -515,6 +542,10 @@ def run_all(
 ) -> None:
   """Every case that has no line yet, scene by scene, then the tables and the picture."""
   asked = [task for i, folder in enumerate(folders) for task in _asked(folder, i, args.quick)]
+  if _by_depth(settings):
+    asked = [task for task in asked if keeps_shapes(task)]
+    if not asked:
+      raise ConfigError("none of these edits leaves every shape; leave out --quick, or --scenes")
   seeds = range(1 if args.quick else args.seeds)
   cases = [(row, task, seed) for task in asked for seed in seeds for row in args.rows]
   file = args.out / "cases.jsonl"
@@ -583,6 +614,12 @@ def in_processes(
 
 def _asked(folder: pathlib.Path, number: int, quick: bool) -> list[Task]:
   return tasks(folder, number)[: 2 if quick else 4]
+
+
+def keeps_shapes(task: Task) -> bool:
+  """Whether it has one right answer, with the photographs' depth."""
+  shapes = lambda drawn: [obj.shape for obj in drawn.objs]
+  return task.target is None and shapes(task.drawn) == shapes(task.answers[0])
 
 
 def settings_of(argv: Sequence[str]) -> ConfigDict:

@@ -24,3 +24,14 @@ def describe() -> str:
     f"{memory:.0f} GB, load {os.getloadavg()[0]:.1f} before, "
     f"{jax.devices()[0].platform}, jax {jax.__version__}, commit {commit.stdout.strip()}"
   )
+
+
+def forget_peak_memory() -> None:
+  """From here on `peak_memory` counts anew. Linux."""
+  pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> float:
+  """The most memory of the machine that this process held, in GB. Linux."""
+  status = pathlib.Path("/proc/self/status").read_text()
+  return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 / 1e9

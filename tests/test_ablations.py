@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import ablations, unseen
 from imx2mx_jax import config, edit, scene, teachers
 from imx2mx_jax.metrics import warp
-from imx2mx_jax.micro import world
+from imx2mx_jax.micro import scenes, world
 from imx2mx_jax.models import unet
 from imx2mx_jax.models.network import initialise
 from tests.cli import support
@@ -49,8 +49,8 @@ def lines(out):
   return [json.loads(line) for line in (out / "cases.jsonl").read_text().splitlines()]
 
 
-def without_seconds(out):
-  return [{k: v for k, v in line.items() if k != "seconds"} for line in lines(out)]
+def without_costs(out):
+  return [{k: v for k, v in line.items() if k not in ablations.COSTS} for line in lines(out)]
 
 
 def test_every_row_edits_every_instruction(done):
@@ -67,7 +67,9 @@ def test_each_case_leaves_its_views_and_its_measures(done):
     assert views.shape[1] == 2 * views.shape[0]
     definite = line["instruction"] == "make the cylinder green"
     assert (line["psnr"] is not None) == definite and (line["color"] is None) == definite
-    assert all(np.isfinite(line[name]) for name in ("sim", "dir", "cons", "warp", "warp_objects"))
+    always = ("sim", "dir", "cons", "warp", "warp_objects", "sharp", *ablations.COSTS)
+    assert all(np.isfinite(line[name]) for name in always)
+    assert 0.2 < line["memory"] < 30
 
 
 def test_photographs_are_consistent_and_edits_less_so(done):
@@ -97,7 +99,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(done, one_scene, tmp_pat
   assert not [text for text in caplog.messages if text.startswith("Compiling")]
   assert "6 edits, 3 of them finished" in capsys.readouterr().out
   assert lines(out)[:3] == kept
-  assert without_seconds(out) == without_seconds(done)
+  assert without_costs(out) == without_costs(done)
 
 
 def test_processes_share_the_cases_and_measure_what_one_does(one_scene, tmp_path):
@@ -105,7 +107,7 @@ def test_processes_share_the_cases_and_measure_what_one_does(one_scene, tmp_path
   assert ablations.main(arguments(tmp_path / "one", one_scene, rows)) == 0
   assert ablations.main(arguments(tmp_path / "two", one_scene, rows, "--jobs=2")) == 0
   key = lambda line: (line["row"], line["instruction"])
-  one, two = (sorted(without_seconds(tmp_path / name), key=key) for name in ("one", "two"))
+  one, two = (sorted(without_costs(tmp_path / name), key=key) for name in ("one", "two"))
   assert len(one) == 4
   for alone, shared in zip(one, two, strict=True):
     assert alone == pytest.approx(shared, abs=1e-5)
@@ -163,6 +165,20 @@ def test_a_row_changes_its_own_settings_only(one_scene, tmp_path):
     assert flat(runs[row]) == full | changes
 
 
+def test_a_controlnet_is_told_what_to_show_of_edits_that_its_depth_allows(one_scene, tmp_path):
+  settings = ablations.settings_of(["--config.teacher.kind=controlnet"])
+  bench = ablations.Bench(tmp_path, settings, None, None)
+  asked = [task for i in range(8) for task in ablations.tasks(one_scene / "scene_05", i)]
+  kept = [task for task in asked if ablations.keeps_shapes(task)]
+  assert 0 < len(kept) < len([task for task in asked if task.target is None])
+  cameras = scene.load_scene(one_scene / "scene_05", (2,), size=32).c2w
+  for task in kept:
+    (answer,) = task.answers
+    assert bench.run("full", task, 0).instruction == world.caption(answer)
+    before, after = (scenes.views(drawn, cameras)[1] for drawn in (task.drawn, answer))
+    assert (before == after).all()
+
+
 def test_edits_of_one_row_share_what_is_compiled_for_them(one_scene, tmp_path):
   settings = ablations.settings_of([])
   bench = ablations.Bench(tmp_path, settings, None, None)
@@ -197,6 +213,8 @@ def test_views_with_different_right_answers_are_not_right(one_scene):
     ablations.measured(task, known, seen, judge, images) for images in (known.answers[4], mixed)
   )
   assert one["color"] == 0 and both["color"] > 0.1
+  assert one["sharp"] == 1
+  assert ablations.measured(task, known, seen, judge, known.answers[4] / 2)["sharp"] == 0.5
   assert both["warp_objects"] > 2 * one["warp_objects"]
   assert both["warp_objects"] > both["warp"]
 
@@ -206,8 +224,8 @@ def test_views_with_different_right_answers_are_not_right(one_scene):
 
 def case(row, place, seed, warp):
   other = dict.fromkeys(ablations.MEASURES)
-  told = {"row": row, "scene": place, "instruction": "x", "seed": seed, "seconds": 1.5}
-  return other | told | {"warp": warp}
+  told = {"row": row, "scene": place, "instruction": "x", "seed": seed, "warp": warp}
+  return other | told | {"seconds": 1.5, "memory": 2.0}
 
 
 KNOWN = [
@@ -234,8 +252,8 @@ def test_intervals_are_of_scenes_and_differences_of_shared_cases():
 
 def test_the_printed_table_has_means_then_differences():
   means, differences = ablations.markdown(KNOWN).split("### ")[1:]
-  assert "| full |  |  |  | 0.300 [0.200, 0.400] |  |  |  | 4 | 1.5 |" in means
-  assert "| uniform t |  |  |  | +0.050 [+0.050, +0.050] |  |  |  |" in differences
+  assert "| full |  |  |  | 0.300 [0.200, 0.400] |  |  |  |  | 4 | 1.5 | 2.0 |" in means
+  assert "| uniform t |  |  |  | +0.050 [+0.050, +0.050] |  |  |  |  |" in differences
   assert "full |" not in differences
 
 
