@@ -48,12 +48,9 @@ def check(run: RunConfig) -> None:
   """
   match run.teacher.kind:
     case "instruct_pix2pix":
-      unet = _unet(run)
-      _demand_channels(run, unet, 2 * unet.out_channels, "InstructPix2Pix")
+      _check_editor(run, _unet(run))
     case "controlnet":
-      unet = _unet(run)
-      _demand_channels(run, unet, unet.out_channels, "text-to-image model")
-      _check_controlnet(run, unet)
+      _check_controlnet(run, _unet(run))
     case own:
       _maker(own)
 
@@ -95,14 +92,13 @@ def _unet(run: RunConfig) -> UNetShape:
   return weights.read_info(run.teacher.weights, "teacher").networks["unet"].shape
 
 
-def _demand_channels(run: RunConfig, unet: UNetShape, wanted: int, model: str) -> None:
-  if unet.in_channels == wanted:
+def _check_editor(run: RunConfig, unet: UNetShape) -> None:
+  """Whether the UNet reads a source picture."""
+  if unet.in_channels == 2 * unet.out_channels:
     return
-  article = "an" if model[0] in "AEIOU" else "a"
   raise WeightsError(
-    f"{run.teacher.weights}: its UNet reads {unet.in_channels} channels and {article} {model} "
-    f"reads {wanted}; convert timbrooks/instruct-pix2pix or one like it for "
-    "--config.teacher.kind=instruct_pix2pix, Stable Diffusion 1.5 for controlnet"
+    f"{run.teacher.weights}: its UNet reads {unet.in_channels} channels and an InstructPix2Pix "
+    f"reads {2 * unet.out_channels}; convert timbrooks/instruct-pix2pix or one like it"
   )
 
 
@@ -116,7 +112,8 @@ def _check_controlnet(run: RunConfig, unet: UNetShape) -> None:
     if found != wanted:
       raise WeightsError(
         f"{run.teacher.controlnet}: its {field} are {found} and those of the UNet in "
-        f"{run.teacher.weights} {wanted}; convert the model that the ControlNet was trained on"
+        f"{run.teacher.weights} {wanted}; give --config.teacher.weights the model that it was "
+        "trained beside, for a released one Stable Diffusion 1.5"
       )
 
 

@@ -68,6 +68,8 @@ class InstructPix2Pix:
 class StableDiffusion:
   """A text-to-image model, with a ControlNet on a picture of each view where there is one.
 
+  An editor's UNet is one too: without its source, as it was trained for its guidance.
+
   control: in [0, 1], of the pictures' size. prediction: "epsilon" or "v_prediction". rescale,
   extended: as of InstructPix2Pix.
   """
@@ -90,14 +92,21 @@ class StableDiffusion:
     control = None if self.controlnet is None else jnp.tile(self.control, (2, 1, 1, 1))
     e = predict(self.unet, *inputs, *attention, self.controlnet, control)
     if self.prediction == "v_prediction":
-      e = diffusion.eps_from_v(e, inputs[0], *SCHEDULE.alpha_sigma(t))
+      e = diffusion.eps_from_v(e, jnp.tile(z_t, (2, 1, 1, 1)), *SCHEDULE.alpha_sigma(t))
     e_none, e_text = jnp.split(e, 2)
     guided = diffusion.guide(e_text, e_none, self.text_scale)
     return diffusion.rescale(guided, e_text, self.rescale) if self.rescale else guided
 
   def branches(self, z_t: Float[Array, "N h w 4"], t: Num[Array, ""]):
     """The UNet's inputs: rows (nothing), (text), of all views each; 2 texts."""
-    return jnp.tile(z_t, (2, 1, 1, 1)), t, jnp.stack([self.null, self.text])
+    sample = without_source(self.unet, jnp.tile(z_t, (2, 1, 1, 1)))
+    return sample, t, jnp.stack([self.null, self.text])
+
+
+def without_source(unet: Network, z_t: Float[Array, "B h w 4"]) -> Float[Array, "B h w _"]:
+  """What a UNet reads where there is no source: z_t, and in an editor's zeros in its place."""
+  missing = unet.params["conv_in/kernel"].shape[-2] - z_t.shape[-1]
+  return jnp.pad(z_t, [(0, 0)] * 3 + [(0, missing)])
 
 
 def predict(

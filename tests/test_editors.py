@@ -5,21 +5,29 @@ import json
 import shutil
 
 import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from imx2mx_jax import conditions, pictures, scene, weights
+from imx2mx_jax import conditions, pictures, scene, teachers, weights
 from imx2mx_jax.errors import SceneError
 from imx2mx_jax.main import main
 from imx2mx_jax.models.controlnet import ControlNet
-from imx2mx_jax.models.network import initialise
-from imx2mx_jax.train import export, networks, settings
+from imx2mx_jax.models.network import Network, abstract, initialise
+from imx2mx_jax.models.unet import UNet
+from imx2mx_jax.train import export, settings
 from tests.cli import support
 
 SIZE = support.SMALL["teacher.size"]
 BUNDLED = support.MICRO / "bundled" / "teacher"
 ORIGIN = export.Origin("made by a test", "none")
+
+
+def without_source(unet):
+  """An editor's weights, cut down to those of a text-to-image model."""
+  return unet | {"conv_in/kernel": unet["conv_in/kernel"][:, :, :4]}
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +36,12 @@ def folders(tmp_path_factory):
   root = tmp_path_factory.mktemp("weights")
   info, nets = weights.read_info(BUNDLED, "teacher").networks, weights.load(BUNDLED, "teacher")
   shapes = {name: stored.shape for name, stored in info.items()}
-  shapes["unet"], nets["unet"] = networks._without_source(shapes["unet"], nets["unet"], "float32")
+  shapes["unet"] = dataclasses.replace(shapes["unet"], in_channels=4)
   params = {name: net.params for name, net in nets.items()}
+  params["unet"] = without_source(params["unet"])
   export.write(root / "teacher", "teacher", shapes, params, ORIGIN, BUNDLED / weights.TOKENIZER)
-  shape = dataclasses.replace(settings.MODELS["controlnet"].shape, hint_channels=(8, 8, 8))
+  shape = settings.MODELS["controlnet"].shape
+  shape = dataclasses.replace(shape, in_channels=4, hint_channels=(8, 8, 8))
   control = {"controlnet": initialise(ControlNet, shape, 0).params}
   export.write(root / "controlnet", "controlnet", {"controlnet": shape}, control, ORIGIN)
   wide = dataclasses.replace(shape, channels=(128, 128, 128), down_attention=(True, True, True))
@@ -137,7 +147,7 @@ def test_a_scene_without_depth_is_told_what_to_give(tmp_path):
 @pytest.mark.parametrize(
   ("changes", "told"),
   [
-    ({"teacher__weights": BUNDLED}, "its UNet reads 8 channels and a text-to-image model reads 4"),
+    ({"teacher__weights": BUNDLED}, f"its in_channels are 4 and those of the UNet in {BUNDLED} 8"),
     ({"teacher__kind": "instruct_pix2pix"}, "reads 4 channels and an InstructPix2Pix reads 8"),
     ({"teacher__kind": "nobody.py"}, "nobody.py: it is neither instruct_pix2pix nor controlnet"),
     ({"preview": True}, "--config.method=teacher_only shows what that one does"),
@@ -151,3 +161,21 @@ def test_what_does_not_fit_is_refused(folders, tmp_path, capsys, changes, told):
 def test_a_controlnet_of_another_unet_is_refused(folders, tmp_path, capsys):
   changes = controlnet(folders, teacher__controlnet=folders / "wide")
   assert "its skip_channels are" in support.refused(capsys, tmp_path / "run", **changes)
+
+
+SIZES = ((2, 6, 6, 4), (3, 128), (3, 128))  # of latents and of two texts
+
+
+def test_an_editors_unet_without_a_source_is_a_text_to_image_model():
+  editor = weights.load(BUNDLED, "teacher")["unet"]
+  shape = weights.read_info(BUNDLED, "teacher").networks["unet"].shape
+  shape = dataclasses.replace(shape, in_channels=4)
+  drawn = Network(abstract(UNet, shape).graphdef, without_source(editor.params))
+  draw = np.random.default_rng(0).normal
+  z_t, text, null = (draw(size=size).astype(np.float32) for size in SIZES)
+  predict = jax.jit(teachers.StableDiffusion.predict_noise)
+  found, wanted = (
+    predict(teachers.StableDiffusion(net, text, null, jnp.float32(2)), z_t, jnp.int32(700))
+    for net in (editor, drawn)
+  )
+  np.testing.assert_allclose(found, wanted, atol=1e-5)

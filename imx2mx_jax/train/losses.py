@@ -14,7 +14,7 @@ from imx2mx_jax import diffusion, students
 from imx2mx_jax.models import clip_vision
 from imx2mx_jax.models.network import Network
 from imx2mx_jax.shapes import Array, Float, Int, Key
-from imx2mx_jax.teachers import SCHEDULE
+from imx2mx_jax.teachers import SCHEDULE, without_source
 from imx2mx_jax.train import views
 from imx2mx_jax.train.settings import (
   AutoencoderLoss,
@@ -163,8 +163,9 @@ def controlnet(
 
   no_text = jax.random.bernoulli(for_drop, settings.no_text, (len(z0), 1))
   context = networks["text_encoder"](jnp.where(no_text, batch["no_text"], batch["ids"]))
-  residuals = networks["controlnet"](z_t, t, context, batch["control"])
-  eps_hat = networks["unet"](z_t, t, context, residuals=residuals)
+  sample = without_source(networks["unet"], z_t)
+  residuals = networks["controlnet"](sample, t, context, batch["control"])
+  eps_hat = networks["unet"](sample, t, context, residuals=residuals)
   error = _row_means(jnp.square(eps_hat - eps))
   clean = error * jnp.square(sigma / alpha)
   loss = settings.noise * error + settings.clean * clean

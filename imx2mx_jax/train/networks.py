@@ -18,7 +18,6 @@ from imx2mx_jax.micro import readout
 from imx2mx_jax.models.clip_text import ClipText
 from imx2mx_jax.models.clip_vision import ClipVision
 from imx2mx_jax.models.network import Network, abstract, initialise
-from imx2mx_jax.models.unet import UNet, UNetShape
 from imx2mx_jax.shapes import Params
 from imx2mx_jax.train.settings import TrainConfig
 
@@ -79,8 +78,6 @@ def load(run: TrainConfig) -> Parts:
     part: _read(getattr(run.frozen, field), part, dtype) for part, field in frozen.items()
   }
   tokenizer = _tokenizer(run)
-  if name == "controlnet":
-    networks["unet"] = _without_source(*networks["unet"], dtype)
   networks[name] = _read(run.start, name, dtype) if run.start else _fresh(run, tokenizer, dtype)
   if name == "controlnet" and not run.start:
     networks[name] = _beside(networks["unet"][1], *networks[name])
@@ -176,16 +173,6 @@ def _quiet(params: Params) -> Params:
   """With every residual branch at zero, as diffusion models begin."""
   branch = re.compile(r".*/(conv2|proj_out)/kernel")
   return {path: x * 0 if branch.fullmatch(path) else x for path, x in params.items()}
-
-
-def _without_source(shape: UNetShape, unet: Network, dtype) -> tuple[UNetShape, Network]:
-  """An editor's UNet without the channels in which it reads the source: it sees noise only."""
-  if shape.in_channels == shape.out_channels:
-    return shape, unet
-  shape = dataclasses.replace(shape, in_channels=shape.out_channels)
-  kernel = unet.params["conv_in/kernel"][:, :, : shape.in_channels]
-  graphdef = abstract(UNet, shape, dtype=dtype).graphdef
-  return shape, Network(graphdef, unet.params | {"conv_in/kernel": kernel})
 
 
 def _beside(unet: Network, shape: Any, controlnet: Network) -> tuple[Any, Network]:

@@ -180,6 +180,7 @@ MODELS = {
   "controlnet": Model(
     ControlNetLoss(),
     ControlNetShape(
+      in_channels=8,  # an editor's; see teachers.without_source
       channels=(128, 128),
       layers=1,
       down_attention=(True, True),

@@ -38,10 +38,6 @@ SEVA = SevaShape(
 )
 
 
-def network(module: nnx.Module) -> Network:
-  return Network(nnx.split(module)[0], {})
-
-
 class Halving(nnx.Module):
   """An autoencoder whose latents are the means of 2 x 2 pixels, four channels of red."""
 
@@ -72,7 +68,7 @@ def reds(x):
 def test_the_autoencoder_is_judged_whole_small_and_from_resized_latents():
   x = images(4, 16, 16, 3)
   settings = AutoencoderLoss(absolute=0.5, kl=0.25, noise=0.0, small=8)
-  loss, figures = losses.autoencoder({"vae": network(Halving())}, {"image": x}, KEY, settings)
+  loss, figures = losses.autoencoder({"vae": Network.of(Halving())}, {"image": x}, KEY, settings)
 
   decoded = lambda latents: latents[..., :3].repeat(2, axis=-3).repeat(2, axis=-2)
   error = lambda a, b: (np.square(a - b) + 0.5 * np.abs(a - b)).mean(axis=(1, 2, 3))
@@ -141,7 +137,7 @@ def pairs(value=0.5):
 
 
 def edit_loss(unet, batch=None, **settings):
-  nets = {"vae": network(Halving()), "unet": network(unet), "text_encoder": network(Ids())}
+  nets = {"vae": Network.of(Halving()), "unet": Network.of(unet), "text_encoder": Network.of(Ids())}
   return losses.instruct_pix2pix(nets, batch or pairs(), KEY, InstructPix2PixLoss(**settings))
 
 
@@ -168,14 +164,16 @@ def test_the_teacher_misses_the_condition_that_is_dropped(dropped, seen):
 
 
 class AddsResiduals(nnx.Module):
-  """A UNet that knows the noise; off by what a ControlNet adds and by the text's first id."""
+  """A UNet that knows the noise; off by what a ControlNet adds, the text's first id, a source."""
 
-  def __init__(self, z0):
-    self.z0 = z0
+  def __init__(self, z0, channels):
+    self.z0, self.conv_in = z0, nnx.Conv(channels, 1, 1, rngs=nnx.Rngs(0))
 
   def __call__(self, sample, t, context, *, residuals):
     alpha, sigma = (diffusion.rows(x, sample) for x in diffusion.TeacherSchedule().alpha_sigma(t))
-    return (sample - alpha * self.z0) / sigma + residuals + context[:, :1, :1, None]
+    z_t, source = sample[..., :4], sample[..., 4:]
+    off = residuals + context[:, :1, :1, None] + source.sum()
+    return (z_t - alpha * self.z0) / sigma + off
 
 
 class SeesControl(nnx.Module):
@@ -185,11 +183,11 @@ class SeesControl(nnx.Module):
     return image.mean(axis=(1, 2, 3))[:, None, None, None]
 
 
-@pytest.mark.parametrize(("no_text", "text"), [(0.0, 1), (1.0, 0)])
-def test_a_controlnet_is_judged_by_the_noise_with_what_it_adds(no_text, text):
+@pytest.mark.parametrize(("no_text", "text", "channels"), [(0.0, 1, 4), (1.0, 0, 4), (0.0, 1, 8)])
+def test_a_controlnet_is_judged_by_the_noise_with_what_it_adds(no_text, text, channels):
   batch = pairs() | {"image": pairs()["edited"], "control": np.full((6, 8, 8, 3), 0.25, np.float32)}
-  nets = {"vae": Halving(), "unet": AddsResiduals(0.25), "controlnet": SeesControl()}
-  nets = {name: network(net) for name, net in nets.items()} | {"text_encoder": network(Ids())}
+  nets = {"vae": Halving(), "unet": AddsResiduals(0.25, channels), "controlnet": SeesControl()}
+  nets = {name: Network.of(net) for name, net in nets.items()} | {"text_encoder": Network.of(Ids())}
   settings = ControlNetLoss(noise=2.0, clean=0.0, no_text=no_text)
   loss, figures = losses.controlnet(nets, batch, KEY, settings)
   wanted = (0.25 + text) ** 2
@@ -246,7 +244,7 @@ def sets(count=3, frames=4, value=0.5):
 
 
 def view_loss(seva, batch, **settings):
-  nets = {"vae": network(Halving()), "seva": network(seva), "vision": network(Embeds())}
+  nets = {"vae": Network.of(Halving()), "seva": Network.of(seva), "vision": Network.of(Embeds())}
   return losses.multi_view(nets, batch, KEY, MultiViewLoss(**settings))
 
 

@@ -64,7 +64,6 @@ def settings(model, folders):
       "frozen__vae": vae,
       "frozen__text_encoder": clip / "metric_clip",
       "frozen__unet": folders["teacher"] / "teacher",
-      "learns": "controlnet/.*",
     },
     "student": {"frozen__vae": vae, "frozen__image_encoder": clip / "image_encoder"},
   }
