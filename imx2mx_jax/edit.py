@@ -28,7 +28,7 @@ from imx2mx_jax import (
 )
 from imx2mx_jax import tokenizer as tokens
 from imx2mx_jax.config import RunConfig
-from imx2mx_jax.errors import ConfigError, WeightsError
+from imx2mx_jax.errors import ConfigError, DivergedError, WeightsError
 from imx2mx_jax.models.network import Network
 from imx2mx_jax.models.vae import VaeShape
 from imx2mx_jax.scene import Scene, view_of
@@ -255,7 +255,7 @@ def edit(
   teacher = _teacher(run, scene, models)
   if run.teacher_alone:
     edited = _sample_views(teacher, run, scene, models)
-    images = _outside_kept(run, scene, _decode(models.vae, edited))
+    images = _result(run, scene, models.vae, edited)
     yield Prepared(images[reference_view(run, scene)], {}, total=0, resumed_at=0)
     yield Finished(images, {})
     return
@@ -290,10 +290,9 @@ def edit(
   params = seat.state().params
   if teacher_vae is not None:
     z0 = distill.align(method, jax.device_get(params["mapping"]), zeta0)
-    images = _decode(teacher_vae, _polished(loop, seat, z0))
+    images = _result(run, scene, teacher_vae, _polished(loop, seat, z0))
   else:
-    images = _decode(vae, zeta0[1:])
-  images = _outside_kept(run, scene, images)
+    images = _result(run, scene, vae, zeta0[1:])
   yield Finished(images, params["student"] if _total(plan) else {})
 
 
@@ -675,6 +674,22 @@ def _last_prediction(loop: _Loop) -> Generator[Waiting, None, Float[np.ndarray, 
   if not (_authors(loop.run) and iterations):  # theirs is the one from before the last update
     yield from _asked(loop.seat, seats.Step(tau))
   return loop.seat.prediction()
+
+
+def _result(
+  run: RunConfig, scene: Scene, vae: Network, latents: Float[Array, "N h w 4"]
+) -> UInt8[np.ndarray, "N H W 3"]:
+  """The edited views. Raises DivergedError where there are none."""
+  _refuse_infinite(run, latents)
+  return _outside_kept(run, scene, _decode(vae, latents))
+
+
+def _refuse_infinite(run: RunConfig, latents: Float[Array, "N h w 4"]) -> None:
+  if not np.isfinite(latents).all():
+    raise DivergedError(
+      f"{run.run_dir}: the edited views are not finite; start anew with a smaller "
+      "--config.optim.lr or --config.dtype=float32"
+    )
 
 
 def _outside_kept(

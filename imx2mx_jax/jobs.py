@@ -45,13 +45,10 @@ def read(
   platform: as for config.resolve. check: raises a UserError for a run that cannot work.
   Raises JobsError, which names every line that is wrong.
   """
-  with remote.reaching(file):
-    try:
-      lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-      raise JobsError(
-        f"{file} cannot be read ({error}); give a file with an edit a line"
-      ) from error
+  try:
+    lines = remote.read_bytes(file).decode().split("\n")  # JSON's texts may hold other separators
+  except (OSError, UnicodeDecodeError) as error:
+    raise JobsError(f"{file} cannot be read ({error}); give a file with an edit a line") from error
   jobs: dict[str, Job] = {}
   wrong = []
   for number, line in enumerate(lines, 1):
@@ -83,6 +80,8 @@ def _job(number: int, line: str, base: Sequence[str], out: epath.Path, platform:
   tree = config.parse([*base, *fields])
   if tree.preview:
     raise JobsError("--config.preview is for python -m imx2mx_jax.main; leave it out")
+  if remote.is_remote(tree.scene.path):
+    remote.filesystem(tree.scene.path)  # a sentence where epath has a traceback
   scene = epath.Path(tree.scene.path).resolve().name
   words = re.sub(r"\W+", "-", f"{scene} {tree.instruction}".lower()).strip("-")[:60]
   digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
@@ -94,8 +93,9 @@ def _job(number: int, line: str, base: Sequence[str], out: epath.Path, platform:
 def _settings(line: str) -> dict[str, Any]:
   """{field: value} of a line."""
   try:
-    found = json.loads(line)
-  except ValueError as error:
+    found = json.loads(line, object_pairs_hook=_unique)
+    json.dumps(found, ensure_ascii=False).encode()  # which half a character cannot be
+  except (ValueError, RecursionError) as error:
     raise JobsError(f"it is not JSON ({error}); write it like {_EXAMPLE}") from None
   if not isinstance(found, dict) or not isinstance(found.get("overrides", {}), dict):
     raise JobsError(f"it must be an object, and so must its overrides, like {_EXAMPLE}")
@@ -105,10 +105,19 @@ def _settings(line: str) -> dict[str, Any]:
     if not isinstance(found.get(name), str):
       raise JobsError(f"its {name} is missing or no text; write it like {_EXAMPLE}")
   overrides = found.get("overrides", {})
-  for name in _DECIDED:
-    if name in overrides:
+  for name in overrides:
+    if name in _DECIDED:
       raise JobsError(f"{name} is not for its overrides; delete it there")
+    if not re.fullmatch(r"[\w.]+", name):
+      raise JobsError(f"{name!r} is no setting's name; write it like {_EXAMPLE}")
   return {"scene.path": found["scene"], "instruction": found["instruction"], **overrides}
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    raise ValueError(f"{[name for name, _ in pairs]} has a name twice")
+  return found
 
 
 def _typed(field: str, value: Any) -> str:

@@ -77,20 +77,30 @@ def run(
   """Works through the groups `mine` and gives what became of each job that was attempted.
 
   jobs: all of the list, for the table. edits: as of session.edits; an edit that ends because of a
-  signal sets `stop.obeyed`. Raises RunFolderError where `out` cannot be written.
+  signal sets `stop.obeyed`. Raises RunFolderError or RemoteError where the table cannot be written
+  at the end; before, that stops no edit.
   """
-  records = []
+  records = {}
   places = _places(mine)
   for group in mine:
     for job, record in _attempts(group, edits, stop, places):
       told = f": {record.error}" if record.error else f" in {terminal.duration(record.seconds)}"
       print(f"line {job.line} {record.status}{told}", flush=True)
-      records.append(record)
-      with _writing(out):
-        if record.status != BUSY:
-          _keep(out, job, record)
-        write_summary(jobs, out)
-  return records
+      records[job] = record
+      try:
+        with _writing(out):
+          if _keep(out, job, record):
+            write_summary(jobs, out)
+      except UserError as error:
+        print(error, file=sys.stderr)
+  with _writing(out):
+    for job, record in records.items():
+      _keep(out, job, record)  # what could not be kept before
+    written = None
+    while written != (now := [_kept(out, job) for job in jobs]):  # as another process ends too
+      write_summary(jobs, out)
+      written = now
+  return [*records.values()]
 
 
 def _places(mine: Sequence[Sequence[Job]]) -> dict[Job, str]:
@@ -193,14 +203,21 @@ def _markdown(row: dict[str, Any]) -> str:
 
 def _kept(out: epath.Path, job: Job) -> Record:
   file = out / "records" / f"{job.name}.json"
-  return Record(**json.loads(file.read_text())) if file.exists() else Record(WAITING)
+  try:
+    return Record(**json.loads(file.read_text()))
+  except (FileNotFoundError, ValueError, TypeError):  # none, or not what `_keep` writes
+    return Record(WAITING)
 
 
-def _keep(out: epath.Path, job: Job, record: Record) -> None:
-  file = out / "records" / f"{job.name}.json"
-  if record == Record(FINISHED) and file.exists() and _kept(out, job).status == FINISHED:
-    return  # it was finished before; how long it took is kept
-  _write(file, json.dumps(dataclasses.asdict(record)) + "\n")
+def _keep(out: epath.Path, job: Job, record: Record) -> bool:
+  """Whether there was anything new. What was finished before keeps the time that it took."""
+  before = _kept(out, job)
+  if record in (before, Record(FINISHED)) and before.status == record.status:
+    return False
+  if record.status == BUSY:  # another process keeps its own
+    return False
+  _write(out / "records" / f"{job.name}.json", json.dumps(dataclasses.asdict(record)) + "\n")
+  return True
 
 
 def _write(file: epath.Path, content: str) -> None:

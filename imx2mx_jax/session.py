@@ -114,9 +114,16 @@ def alike(run: RunConfig) -> tuple[int, Hashable] | None:
 
 
 def _shares(run: RunConfig) -> bool:
-  """Whether other edits can have part in its program: no weights but the student's are its own."""
-  plain = run.method == "distill" and not run.output.polish
-  return run.teacher.kind in _SHARED and plain and edit.mesh_of_edits(run).shape[sharding.EDIT] > 1
+  """Whether other edits can have part in its program: no weights but the student's are its own.
+
+  A mesh that these devices do not make is told by the edit itself, if it is not finished.
+  """
+  if run.method != "distill" or run.output.polish or run.teacher.kind not in _SHARED:
+    return False
+  try:
+    return edit.mesh_of_edits(run).shape[sharding.EDIT] > 1
+  except ConfigError:
+    return False
 
 
 _SHARED = ("instruct_pix2pix", "controlnet")  # teachers whose edits differ in arrays alone
@@ -167,7 +174,7 @@ def _edit(
           speeds = _speeds(traced.flops * count / event.seconds, compiled.seconds, place.mesh)
           folder.log(event.step, event.metrics, images, speeds)
           iterations.show(event.step, event.seconds, float(event.metrics["loss"][-1]))
-          lost = 0 < run.optim.max_skipped <= event.skipped
+          lost = 0 < min(run.optim.max_skipped, event.total) <= event.skipped
           last = event.step == event.total
           if (lost or stopping or folder.due(event.step) or last) and event.sound():
             folder.save(event.step, event.state())

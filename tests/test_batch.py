@@ -12,7 +12,7 @@ from etils import epath
 
 from imx2mx_jax import compilation, config, edit, jobs, run_folder, series, session, weights
 from imx2mx_jax.batch import main
-from imx2mx_jax.errors import JobsError, RemoteError, SceneError
+from imx2mx_jax.errors import ConfigError, JobsError, RemoteError, SceneError
 from imx2mx_jax.resumable import flat_settings
 from imx2mx_jax.terminal import Stop
 from tests.cli import support
@@ -100,6 +100,11 @@ def test_every_broken_line_is_named_before_the_first_edit(tmp_path):
       BEAR | {"scene": "nowhere"},
       [1],
       BEAR,
+      '{"scene": "bear", "instruction": "make it \\ud83d day"}',
+      '{"scene": "bear", "instruction": "a", "instruction": "b"}',
+      BEAR | {"overrides": {"instruction=make it night": "x"}},
+      BEAR | {"scene": "nowhere://bear"},
+      "[" * 100_000,
       check=no_such_scene,
     )
   told = str(error.value).splitlines()[1:]
@@ -115,10 +120,53 @@ def test_every_broken_line_is_named_before_the_first_edit(tmp_path):
     ("line 10: nowhere: there is no such folder", ""),
     ("line 11: it must be an object", ""),
     ("line 12: it is line 1 once more", ""),
+    ("line 13: it is not JSON", "surrogates not allowed"),
+    ("line 14: it is not JSON", "['scene', 'instruction', 'instruction'] has a name twice"),
+    ("line 15: 'instruction=make it night' is no setting's name", ""),
+    ("line 16: nowhere://bear cannot be reached", ""),
+    ("line 17: it is not JSON", "recursion"),
   ]
   assert len(told) == len(parts)
   for line, (begins, holds) in zip(told, parts, strict=True):
     assert line.strip().startswith(begins) and holds in line
+
+
+def test_a_line_may_hold_what_other_formats_end_lines_with(tmp_path):
+  text = "make it\u2028day"
+  first, second = listed(
+    tmp_path, json.dumps(BEAR | {"instruction": text}, ensure_ascii=False), BEAR
+  )
+  assert first.run.instruction == text and second.line == 2
+
+
+def test_a_table_that_cannot_be_written_for_a_while_ends_no_edit(tmp_path, monkeypatch, capsys):
+  write, fails = series._write, [OSError(5, "away"), OSError(5, "away")]
+
+  def write_later(file, content):
+    if fails:
+      raise fails.pop()
+    write(file, content)
+
+  monkeypatch.setattr(series, "_write", write_later)
+  assert worked(tmp_path, Editor(), several(tmp_path)) == ["finished"] * 4
+  assert capsys.readouterr().err.count("cannot be written (away)") == 2
+  assert summary(tmp_path)["counts"]["finished"] == 4
+
+
+def test_a_record_that_is_none_is_written_anew(tmp_path):
+  listed = several(tmp_path, 2)
+  worked(tmp_path, Editor(), listed)
+  for content in ("", "[]", '{"other": 1}'):
+    (tmp_path / "out" / "records" / f"{listed[0].name}.json").write_text(content)
+    assert worked(tmp_path, Editor(), listed) == ["finished"] * 2
+    assert summary(tmp_path)["counts"]["finished"] == 2
+
+
+def test_a_mesh_that_cannot_be_is_the_edits_own_mistake(tmp_path):
+  (job,) = listed(tmp_path, BEAR | {"overrides": {"mesh.edit": 2, "mesh.fsdp": 8}})
+  (work,) = session.edits([job.run], ["line 1"], Stop())
+  with pytest.raises(ConfigError, match="mesh"):
+    next(work)
 
 
 def test_one_failure_ends_no_other_edit_and_is_told(tmp_path, capsys):

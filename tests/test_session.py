@@ -5,11 +5,12 @@ import json
 import types
 
 import jax
+import numpy as np
 import pytest
 from etils import epath
 
-from imx2mx_jax import config, run_folder, session, terminal
-from imx2mx_jax.errors import ConfigError
+from imx2mx_jax import config, edit, run_folder, session, terminal
+from imx2mx_jax.errors import ConfigError, DivergedError
 from tests.evaluate.support import SCENE, finished, views
 
 
@@ -46,6 +47,11 @@ def test_a_stopped_run_is_not_measured(edited, monkeypatch):
   monkeypatch.setattr(session, "_edit", lambda *_: ended(False))
   session.edit_scene(config.RunConfig(), terminal.Stop())
   assert not (edited / "metrics.json").exists()
+
+
+def test_views_that_are_no_numbers_are_no_edit():
+  with pytest.raises(DivergedError, match="folder: the edited views are not finite; start anew"):
+    edit._refuse_infinite(config.RunConfig(run_dir="folder"), np.full((1, 2, 2, 4), np.nan))
 
 
 def test_a_device_without_memory_is_told_in_a_sentence():
