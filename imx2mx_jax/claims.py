@@ -166,19 +166,20 @@ class _Bucket:
     return _numbers(pathlib.PurePath(path).name for path in found)
 
   def create(self, number: int, content: str) -> None:
-    with remote.reaching(self.folder, lets=FileExistsError):
+    with remote.reaching(self.folder, FileExistsError):
       self._fs.pipe_file(self._file(number), content.encode(), mode="create")
 
   def read(self, number: int) -> tuple[str, float]:
     file = self._file(number)
-    with remote.reaching(self.folder, lets=FileNotFoundError):
+    with remote.reaching(self.folder, FileNotFoundError):
       return self._fs.cat_file(file).decode(), time.time() - self._fs.modified(file).timestamp()
 
   def touch(self, number: int) -> None:
     self._fs.pipe_file(self._file(number), self._fs.cat_file(self._file(number)))
 
   def delete(self, number: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    there = remote.reaching(self.folder, FileNotFoundError)
+    with contextlib.suppress(FileNotFoundError), there:
       self._fs.rm_file(self._file(number))
 
   def _file(self, number: int) -> str:

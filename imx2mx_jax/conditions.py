@@ -3,6 +3,7 @@
 Conditions are in [0, 1] with three equal channels, as the released ControlNets were trained.
 """
 
+import io
 from collections.abc import Sequence
 
 import cv2
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from etils import epath
 from PIL import Image
 
-from imx2mx_jax import cameras, pictures
+from imx2mx_jax import cameras, pictures, remote
 from imx2mx_jax.errors import SceneError
 from imx2mx_jax.scene import Scene, load_depth
 from imx2mx_jax.shapes import Array, Float, np
@@ -64,7 +65,7 @@ def from_depth(depth: Float[Array, "H W"], hw: tuple[int, int]) -> Float[Array, 
 def _read(folder: epath.Path, name: str, hw: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
   file = folder / f"{epath.Path(name).stem}.png"
   try:
-    with file.open("rb") as stream, Image.open(stream) as picture:
+    with Image.open(io.BytesIO(remote.read_bytes(file))) as picture:
       pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
   except (OSError, SyntaxError, ValueError) as error:
     raise SceneError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import psutil
 from jax.sharding import Mesh
 
-from imx2mx_jax import edit, flops, weights
+from imx2mx_jax import edit, flops, remote, weights
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import ConfigError, RunFolderError
 from imx2mx_jax.shapes import Params
@@ -178,10 +178,10 @@ def _sharers(run: RunConfig) -> int:
 
 
 def _check_disk(run: RunConfig, wanted: int) -> None:
-  """Where the folder is on a disk of this machine."""
-  if "://" in run.run_dir:
-    return
-  path = pathlib.Path(run.run_dir).expanduser().absolute()
+  """On the disk of the folder, or of its copy on this machine."""
+  away = remote.is_remote(run.run_dir)
+  path = remote.Copy(run.run_dir).path if away else pathlib.Path(run.run_dir).expanduser()
+  path = path.absolute()
   there = next(folder for folder in (path, *path.parents) if folder.exists())
   own = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
   free = psutil.disk_usage(str(there)).free

@@ -1,12 +1,14 @@
 """Editing a part of each view: which pixels may change, and the seam around them."""
 
 import dataclasses
+import io
 import json
 
 import cv2
 from etils import epath
 from PIL import Image
 
+from imx2mx_jax import remote
 from imx2mx_jax import scene as scenes
 from imx2mx_jax.errors import SceneError
 from imx2mx_jax.scene import Scene
@@ -76,7 +78,7 @@ def _share(mask: np.ndarray, hw: tuple[int, int]) -> Float[np.ndarray, "H W"]:
 def _read(folder: epath.Path, name: str, hw: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
   file = folder / f"{epath.Path(name).stem}.png"
   try:
-    with file.open("rb") as stream, Image.open(stream) as picture:
+    with Image.open(io.BytesIO(remote.read_bytes(file))) as picture:
       mask = np.asarray(picture.convert("L")) > 127
   except (OSError, SyntaxError, ValueError) as error:
     raise SceneError(
@@ -92,7 +94,7 @@ def _read(folder: epath.Path, name: str, hw: tuple[int, int]) -> Bool[np.ndarray
 
 def _boxes(file: epath.Path) -> dict[str, list[float]]:
   try:
-    boxes = json.loads(file.read_bytes())
+    boxes = json.loads(remote.read_bytes(file))
   except (OSError, ValueError) as error:
     raise SceneError(f"{file}: cannot be read as JSON ({error}); mend it") from None
   if not isinstance(boxes, dict):

@@ -5,6 +5,7 @@ once, and what is written is written here and copied back whenever a state has b
 lie in the user's cache folder; one that is lost is made again.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import fcntl
@@ -14,16 +15,21 @@ import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import fsspec
+from etils import epath
 
 from imx2mx_jax.errors import ConfigError, RemoteError, UserError
 
 _UNFINISHED = re.compile(r"\.orbax-checkpoint-tmp|(^|/)\.[^/]*\.tmp$")  # what is being written
 _KNOWN = ".copied"  # beside a copy: what it was like when it was like the folder
+_FIRST = "config.json"  # says whose folder it is
 _LAST = ("_CHECKPOINT_METADATA", "model.json", "finished.json")  # each: what precedes is there
+_SMALL = 2**24  # bytes of a file that is read at once, so that it may grow meanwhile
+_AT_ONCE = 8  # files
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -80,18 +86,32 @@ class Copy:
       for folder in sorted(self.path.rglob("*"), reverse=True):  # the innermost first
         if folder.is_dir() and not any(folder.iterdir()):
           folder.rmdir()
-      self._remember(there)
+      self._remember(there, self._files())
 
   def push(self) -> None:
-    """Makes the folder like the copy. What others wait for comes last, what is gone goes last."""
-    with reaching(self._url):
+    """Makes the folder like the copy. What others wait for comes last, what is gone goes last.
+
+    Files may be written meanwhile; such a file is sent as it was, or as it is, and again next time.
+    """
+    with reaching(self._url), concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
       there, known, files = self._there(), self._known(), self._files()
-      for name in sorted(files, key=lambda name: (_rank(name), name)):
-        if known.get(name) != [there.get(name), *files[name]]:
-          self._fs.put_file(str(self.path / name), f"{self._root}/{name}")
+      new = [name for name in files if known.get(name) != [there.get(name), *files[name]]]
+      for rank in sorted(set(map(_rank, new))):
+        [*pool.map(self._put, (name for name in new if _rank(name) == rank))]
       for name in there.keys() - files.keys():
         self._fs.rm_file(f"{self._root}/{name}")
-      self._remember(self._there())
+      self._remember(self._there(), files)
+
+  def delete(self) -> None:
+    """The copy goes; the folder stays."""
+    shutil.rmtree(self.path.parent, ignore_errors=True)
+
+  def _put(self, name: str) -> None:
+    file, there = self.path / name, f"{self._root}/{name}"
+    if file.stat().st_size < _SMALL:
+      self._fs.pipe_file(there, file.read_bytes())
+    else:
+      self._fs.put_file(str(file), there)
 
   def _get(self, name: str) -> None:
     """A file, whole or not at all."""
@@ -122,8 +142,8 @@ class Copy:
     file = self.path.parent / _KNOWN
     return json.loads(file.read_text()) if file.exists() else {}
 
-  def _remember(self, there: dict[str, str]) -> None:
-    alike = {name: [there.get(name), *stamp] for name, stamp in self._files().items()}
+  def _remember(self, there: dict[str, str], files: dict[str, list[int]]) -> None:
+    alike = {name: [there.get(name), *stamp] for name, stamp in files.items()}
     self.path.mkdir(parents=True, exist_ok=True)
     temporary = self.path.parent / f"{_KNOWN}.tmp"
     temporary.write_text(json.dumps(alike))
@@ -138,11 +158,17 @@ class Copy:
       yield
 
 
+def read_bytes(file: epath.Path) -> bytes:
+  """A file's content. Raises OSError where there is none, RemoteError where a bucket is away."""
+  with reaching(file, FileNotFoundError, IsADirectoryError):
+    return file.read_bytes()
+
+
 @contextlib.contextmanager
-def reaching(path: str | os.PathLike, lets: type[Exception] = UserError) -> Iterator[None]:
+def reaching(path: str | os.PathLike, *lets: type[Exception]) -> Iterator[None]:
   """Turns a failure on the way to a path elsewhere into a RemoteError.
 
-  What stays what it is: a UserError, an exception of the kind `lets`, this machine's full disk.
+  What stays what it is: a UserError, the exceptions `lets`, this machine's full disk.
   """
   if not is_remote(path):
     yield
@@ -150,7 +176,7 @@ def reaching(path: str | os.PathLike, lets: type[Exception] = UserError) -> Iter
   filesystem(path)
   try:
     yield
-  except (UserError, lets):
+  except (UserError, *lets):
     raise
   except Exception as error:  # each kind of bucket raises its own
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
@@ -163,9 +189,9 @@ def reaching(path: str | os.PathLike, lets: type[Exception] = UserError) -> Iter
 
 
 def _rank(name: str) -> int:
-  """The files that say that others are there come after them."""
+  """What says whose folder it is comes first, what says that others are there after them."""
   last = pathlib.PurePath(name).name
-  return 1 + _LAST.index(last) if last in _LAST else 0
+  return 1 + _LAST.index(last) if last in _LAST else -(name == _FIRST)
 
 
 def _copies() -> pathlib.Path:

@@ -59,8 +59,8 @@ class Resumable:
       saving.wait()
       self.step = step
       kept = {step, *[one for one in self._steps() if one <= step][:_KEPT]}
-      for other in (self.path / STATE).iterdir():
-        if other.name.isdigit() and int(other.name) not in kept:
+      for other in (self.path / STATE).iterdir():  # also those that a kill left half written
+        if other.is_dir() and other.name not in map(str, kept):
           other.rmtree()
 
   def last_state(self, wanted: Any) -> Any | None:

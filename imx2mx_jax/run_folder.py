@@ -19,12 +19,14 @@
 Every file appears whole or not at all. What cannot be written or resumed is a RunFolderError.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +38,7 @@ from etils import epath
 
 from imx2mx_jax import __version__, checkpoint, claims, colmap, pictures, remote, sheets, weights
 from imx2mx_jax.config import RunConfig
-from imx2mx_jax.errors import RunFolderError
+from imx2mx_jax.errors import RunFolderError, UserError
 from imx2mx_jax.journal import Journal
 from imx2mx_jax.resumable import STATE, Resumable, flat_settings
 from imx2mx_jax.scene import Scene, transforms_of
@@ -102,6 +104,8 @@ def opened(run: RunConfig) -> Iterator["RunFolder"]:
         raise
       folder.close()
       push()
+    if (copy.path / _FINISHED).exists():
+      copy.delete()  # many finished edits would fill this machine's disk
 
 
 @contextlib.contextmanager
@@ -144,6 +148,8 @@ class RunFolder(Resumable):
     super().__init__(path, run.save_every)
     self._run = run
     self._push = push
+    self._pusher = concurrent.futures.ThreadPoolExecutor(1)
+    self._pushing: concurrent.futures.Future[None] | None = None
     self._journal: Journal | None = None
     self._claim = contextlib.ExitStack()
     self._claimed: claims.Claim | None = None
@@ -163,12 +169,21 @@ class RunFolder(Resumable):
       self._claimed.check()
 
   def settle(self) -> None:
-    """Waits for the state that is being saved, in the bucket too where the folder is in one."""
+    """Waits for the state that is being saved, and begins to bring it to the bucket.
+
+    A failure there is told by the next `settle`.
+    """
     if self._saving is None:
       return
     self._check_claim()  # another process's states would be deleted
+    self._wait_for_push()
     super().settle()
-    self._push()
+    self._pushing = self._pusher.submit(self._push)
+
+  def _wait_for_push(self) -> None:
+    pushing, self._pushing = self._pushing, None
+    if pushing:
+      pushing.result()
 
   def saved(
     self, scene: Scene, abstract_state: Callable[[], Any]
@@ -246,6 +261,7 @@ class RunFolder(Resumable):
       if params:
         self._write_student(params)
       done = {"iterations": self.step, "seconds": round(seconds, 1), "at": _now()}
+      os.sync()  # a machine that stops now must not keep this file and lose others
       self._write(_FINISHED, _json(done))
     if not self._run.output.state:
       with contextlib.suppress(OSError):  # the run is finished all the same
@@ -269,6 +285,9 @@ class RunFolder(Resumable):
     """Closes the journal and lets others have the folder."""
     with contextlib.suppress(RunFolderError):  # whoever closes without settling has failed already
       self.settle()
+    with contextlib.suppress(UserError):  # everything is brought there once more
+      self._wait_for_push()
+    self._pusher.shutdown()
     if self._journal:
       with contextlib.suppress(OSError):  # a full disk was reported when it was written to
         self._journal.close()
@@ -391,7 +410,7 @@ def _json(content: Any) -> bytes:
 def _read_json(file: epath.Path) -> Any:
   try:
     return json.loads(file.read_text())
-  except ValueError as error:
+  except (ValueError, FileNotFoundError) as error:
     raise RunFolderError(
       f"{file} is damaged ({error}); delete {file.parent} and start anew"
     ) from error

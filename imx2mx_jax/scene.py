@@ -6,6 +6,7 @@ Nothing is ever written into the scene's folder.
 
 import dataclasses
 import difflib
+import io
 import itertools
 import json
 import math
@@ -177,19 +178,21 @@ def read_transforms(path: epath.PathLike) -> Transforms:
   if remote.is_remote(path):
     remote.filesystem(path)  # a sentence where epath has a traceback
   folder = epath.Path(path).expanduser()
-  if not folder.exists():
-    raise SceneError(f"{folder}: there is no such folder; give one that holds a transforms.json")
-  file = folder / "transforms.json" if folder.is_dir() else folder
-  model = None if file.exists() and file == folder / "transforms.json" else colmap.find(folder)
+  with remote.reaching(folder):
+    if not folder.exists():
+      raise SceneError(f"{folder}: there is no such folder; give one that holds a transforms.json")
+    file = folder / "transforms.json" if folder.is_dir() else folder
+    there = file.exists()
+    model = None if there and file == folder / "transforms.json" else colmap.find(folder)
   if model:
     return Transforms(model, {}, colmap.read(model))
-  if not file.exists():
+  if not there:
     raise SceneError(
       f"{file}: this file of cameras is missing; give a folder that holds one or a COLMAP model, "
       "or write it with nerfstudio's ns-process-data"
     )
   try:
-    top = json.loads(file.read_bytes())
+    top = json.loads(remote.read_bytes(file))
   except json.JSONDecodeError as e:
     raise SceneError(
       f"{file}: broken JSON at line {e.lineno}, column {e.colno} ({e.msg}); "
@@ -371,7 +374,7 @@ def _depth(transforms: Transforms, index: int, size: Size, undistorted: bool) ->
   """[S S] float32, in the file's own units."""
   path = transforms.file.parent / transforms.frames[index]["depth_file_path"]
   try:
-    with path.open("rb") as stream, Image.open(stream) as picture:
+    with Image.open(io.BytesIO(remote.read_bytes(path))) as picture:
       depth = np.asarray(picture, np.float32)
   except (OSError, SyntaxError, ValueError) as e:
     raise SceneError(
@@ -399,7 +402,7 @@ def read_picture(transforms: Transforms, index: int) -> tuple[Float[np.ndarray, 
   path = transforms.file.parent / _file_path(transforms, index)
   path = path if path.suffix else path.with_suffix(".png")  # as in NeRF's synthetic scenes
   try:
-    with path.open("rb") as stream, Image.open(stream) as picture:
+    with Image.open(io.BytesIO(remote.read_bytes(path))) as picture:
       orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
       return _pixels(ImageOps.exif_transpose(picture), where), orientation
   except FileNotFoundError:

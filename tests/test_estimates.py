@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import types
 
 import jax
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from imx2mx_jax import config, edit, estimates, flops, sharding, weights
 from imx2mx_jax.errors import ConfigError, RunFolderError
 from imx2mx_jax.scene import load_scene
+from tests import bucket
 from tests.cli import support
 
 
@@ -79,9 +81,14 @@ def test_a_disk_without_room_is_told_before_the_work(run, monkeypatch):
   list(estimates.check(run, 2))
 
 
-def test_folders_elsewhere_are_not_measured(run, monkeypatch):
-  monkeypatch.setattr(estimates.psutil, "disk_usage", None)
+def test_a_folder_in_a_bucket_wants_room_for_its_copy_here(run, monkeypatch, tmp_path):
+  bucket.mounted(monkeypatch)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  asked, room = [], types.SimpleNamespace(free=10**12)
+  monkeypatch.setattr(estimates.psutil, "disk_usage", lambda path: asked.append(path) or room)
+  (tmp_path / "cache").mkdir()
   list(estimates.check(dataclasses.replace(run, run_dir="gs://bucket/run"), 2))
+  assert asked == [str(tmp_path / "cache")]
 
 
 def test_the_operations_are_those_of_what_is_then_traced(run):

@@ -38,7 +38,7 @@ MAY_IMPORT = {
   "metrics": {"cameras", "matches", "models", "tokenizer"},
   "colmap": {"remote"},
   "scene": {"cameras", "colmap", "remote"},
-  "masks": {"scene"},
+  "masks": {"remote", "scene"},
   "doubts": {"cameras", "matches", "scene"},
   "scene_check": {"cameras", "doubts", "matches", "pictures", "scene"},
   "inspect_scene": {
@@ -68,7 +68,7 @@ MAY_IMPORT = {
   },
   "teachers": {"diffusion", "models", "sharding"},
   "students": {"cameras", "diffusion", "models"},
-  "conditions": {"cameras", "pictures", "scene"},
+  "conditions": {"cameras", "pictures", "remote", "scene"},
   "editors": {"conditions", "config", "models", "scene", "teachers", "weights"},
   "distill": {"diffusion", "models", "optim", "sharding", "students", "teachers"},
   "couplings": {"diffusion", "distill", "teachers"},
@@ -93,7 +93,7 @@ MAY_IMPORT = {
     "tokenizer",
     "weights",
   },
-  "estimates": {"config", "edit", "flops", "terminal", "weights"},
+  "estimates": {"config", "edit", "flops", "remote", "terminal", "weights"},
   "journal": {"sheets"},
   "resumable": {"checkpoint"},
   "run_folder": {

@@ -5,8 +5,9 @@ import json
 import threading
 
 import pytest
+from etils import epath
 
-from imx2mx_jax import claims, remote, weights
+from imx2mx_jax import claims, jobs, remote, scene, weights
 from imx2mx_jax.errors import ClaimError, ConfigError, RemoteError, WeightsError
 from tests import bucket as buckets
 from tests.cli import support
@@ -69,6 +70,8 @@ def test_a_folder_gets_what_is_new_then_what_says_so_and_loses_what_is_gone_last
   copy.fetch()
   (copy.path / "old").unlink()
   for name in (
+    "NOTICE",
+    "config.json",
     "finished.json",
     "grid.png",
     "state/4/_CHECKPOINT_METADATA",
@@ -79,24 +82,60 @@ def test_a_folder_gets_what_is_new_then_what_says_so_and_loses_what_is_gone_last
     (copy.path / name).parent.mkdir(parents=True, exist_ok=True)
     (copy.path / name).write_text(name)
   done = []
-  for method in ("put_file", "rm_file"):
-    way = getattr(bucket, method)
-    look = lambda self, *paths, way=way: done.append(paths[-1].rpartition("day/")[2]) or way(*paths)
-    monkeypatch.setattr(buckets.Bucket, method, look)
+  for owner, method in ((remote.Copy, "_put"), (buckets.Bucket, "rm_file")):
+    way = getattr(owner, method)
+    look = lambda self, name, way=way: done.append(name.rpartition("day/")[2]) or way(self, name)
+    monkeypatch.setattr(owner, method, look)
   copy.push()
-  assert done == [
-    "grid.png",
-    "state/4/manifest",
-    "student/seva",
+  assert sorted(done[1:5]) == ["NOTICE", "grid.png", "state/4/manifest", "student/seva"]
+  assert done[:1] + done[5:] == [
+    "config.json",
     "state/4/_CHECKPOINT_METADATA",
     "student/model.json",
     "finished.json",
     "old",
   ]
   copy.push()
-  assert len(done) == 7
+  assert len(done) == 9
   remote.Copy(URL).fetch()
   assert read == ["old", "same"]
+
+
+@pytest.mark.parametrize("small", [0, 2**20])
+def test_a_file_that_grows_while_it_is_sent_is_sent_again(bucket, monkeypatch, small):
+  monkeypatch.setattr(remote, "_SMALL", small)
+  copy = remote.Copy(URL)
+  copy.path.mkdir(parents=True)
+  (copy.path / "journal").write_text("1")
+  send = remote.Copy._put
+
+  def send_and_write(self, name):
+    send(self, name)
+    (copy.path / "journal").write_text("12")
+
+  with monkeypatch.context() as context:
+    context.setattr(remote.Copy, "_put", send_and_write)
+    copy.push()
+  assert bucket.cat_file(f"{URL}/journal") == b"1"
+  copy.push()
+  assert bucket.cat_file(f"{URL}/journal") == b"12"
+
+
+def test_what_an_edit_reads_from_a_bucket_out_of_reach_may_be_tried_again(bucket, monkeypatch):
+  def away(*_, **__):
+    raise ConnectionResetError("by peer")
+
+  folder = epath.Path("gs://bucket/scene")
+  with pytest.raises(FileNotFoundError):
+    remote.read_bytes(folder / "transforms.json")
+  for method in ("exists", "info", "_open"):
+    monkeypatch.setattr(buckets.Bucket, method, away)
+  with pytest.raises(RemoteError, match="by peer"):
+    remote.read_bytes(folder / "transforms.json")
+  with pytest.raises(RemoteError, match="by peer"):
+    scene.read_transforms(folder)
+  with pytest.raises(RemoteError, match="by peer"):
+    jobs.read(folder / "jobs.jsonl", [], folder, "cpu", lambda run: None)
 
 
 def test_folders_that_are_empty_in_the_bucket_are_not_in_the_copy(bucket):

@@ -86,6 +86,7 @@ def test_an_edit_in_a_bucket_is_the_edit_on_a_disk(bucket, models, tmp_path, mac
   assert capsys.readouterr().out.splitlines()[-1] == "gs://bucket/out"
   summary = json.loads(bucket.cat_file("gs://bucket/out/summary.json"))
   assert summary["counts"]["finished"] == 1
+  assert not [*remote._copies().glob("*/*day*")]  # of a whole night they would fill the disk
   machine()
   assert edited(*there, method="teacher_only") == 0
   assert "editing" not in capsys.readouterr().out
@@ -107,6 +108,7 @@ def test_an_edit_that_was_stopped_goes_on_on_another_machine(
       time.sleep(0.1)
     log(self, step, *rest)
     if step == 6:
+      self._pushing.result()
       arrived.append(bucket.glob("gs://bucket/out/*day*/state/4/_CHECKPOINT_METADATA"))
     if step == 4:
       os.kill(os.getpid(), signal.SIGTERM)
