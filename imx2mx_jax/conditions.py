@@ -14,7 +14,7 @@ from PIL import Image
 
 from imx2mx_jax import cameras, pictures, remote
 from imx2mx_jax.errors import SceneError
-from imx2mx_jax.scene import Scene, load_depth
+from imx2mx_jax.scene import Scene, load_depth, pixels_of
 from imx2mx_jax.shapes import Array, Float, np
 
 _THRESHOLDS = 100, 200  # of Canny's gradients
@@ -66,7 +66,7 @@ def _read(folder: epath.Path, name: str, hw: tuple[int, int]) -> Float[np.ndarra
   file = folder / f"{epath.Path(name).stem}.png"
   try:
     with Image.open(io.BytesIO(remote.read_bytes(file))) as picture:
-      pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
+      pixels = pixels_of(picture, str(file)) / 2 + 0.5
   except (OSError, SyntaxError, ValueError) as error:
     raise SceneError(
       f"{file}: there is no condition that can be read ({error}); put a PNG there for each view"

@@ -35,6 +35,10 @@ class SceneConfig:
   undistort: bool = True  # honour the lens distortion in the file: the pictures are straightened
 
 
+KINDS = ("instruct_pix2pix", "controlnet")
+"""The teachers that are no file of one's own; edits of one kind differ in arrays alone."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:
   """The editor of single pictures."""
@@ -332,10 +336,10 @@ def resolve(config: ConfigDict, platform: str = "cpu") -> RunConfig:
       f"--config.distill.upper={distill.upper}: the teacher's timesteps are drawn from "
       f"t_min={distill.t_min} up to it; raise it or lower t_min"
     )
-  if config.preview and config.teacher.kind != "instruct_pix2pix":
+  if config.method == "collaborative" and config.teacher.kind not in KINDS:
     raise ConfigError(
-      f"--config.preview: it compares InstructPix2Pix's two guidance scales and the teacher is "
-      f"{config.teacher.kind}; --config.method=teacher_only shows what that one does"
+      f"--config.method=collaborative: it takes the text out of {' or '.join(KINDS)}, and the "
+      f"teacher is {config.teacher.kind}; take another method"
     )
   teacher, student = TeacherConfig(**config.teacher), StudentConfig(**config.student)
   _check_ratio(teacher, student, config.compat)

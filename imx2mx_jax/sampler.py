@@ -169,12 +169,12 @@ def passes(frames: int, views: int, at_once: int) -> Passes:
   if views + frames <= at_once:
     return Passes((), (tuple(range(frames)),), views)
   kept = min(views, at_once // 4)
-  window, last = at_once - kept, frames - 1
+  window, last = at_once - kept, max(frames - 1, 1)
   anchors = max(at_once - views, -(-last // (window - 1)) + 1, 2)
   apart = -(-last // (anchors - 1))
   stride = (window - 1) // apart * apart
   chunks = [range(start, start + stride + 1) for start in range(0, last, stride)]
-  clip = lambda numbers: tuple(min(number, last) for number in numbers)
+  clip = lambda numbers: tuple(min(number, frames - 1) for number in numbers)
   return Passes(
     clip(range(0, last + apart, apart)), tuple(clip(numbers) for numbers in chunks), kept
   )

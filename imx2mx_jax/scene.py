@@ -404,7 +404,7 @@ def read_picture(transforms: Transforms, index: int) -> tuple[Float[np.ndarray, 
   try:
     with Image.open(io.BytesIO(remote.read_bytes(path))) as picture:
       orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
-      return _pixels(ImageOps.exif_transpose(picture), where), orientation
+      return pixels_of(ImageOps.exif_transpose(picture), where), orientation
   except FileNotFoundError:
     raise SceneError(
       f"{where}: there is no picture {path}; put it there or leave the frame out"
@@ -415,7 +415,7 @@ def read_picture(transforms: Transforms, index: int) -> tuple[Float[np.ndarray, 
     ) from None
 
 
-def _pixels(picture: Image.Image, where: str) -> np.ndarray:
+def pixels_of(picture: Image.Image, where: str) -> np.ndarray:
   """[H W 3] float32 in [-1, 1]; transparency on white; 16 bit grey keeps its depth."""
   if picture.mode == "F" or picture.mode.startswith("I"):
     grey = np.asarray(picture, np.float32) / 65535

@@ -23,7 +23,7 @@ from imx2mx_jax import (
   sheets,
   terminal,
 )
-from imx2mx_jax.config import RunConfig, SceneConfig
+from imx2mx_jax.config import KINDS, RunConfig, SceneConfig
 from imx2mx_jax.errors import ConfigError, DivergedError
 from imx2mx_jax.evaluate import measures, runs, tables
 from imx2mx_jax.report import page
@@ -118,7 +118,7 @@ def _shares(run: RunConfig) -> bool:
 
   A mesh that these devices do not make is told by the edit itself, if it is not finished.
   """
-  if run.method != "distill" or run.output.polish or run.teacher.kind not in _SHARED:
+  if run.method != "distill" or run.output.polish or run.teacher.kind not in KINDS:
     return False
   try:
     return edit.mesh_of_edits(run).shape[sharding.EDIT] > 1
@@ -126,7 +126,6 @@ def _shares(run: RunConfig) -> bool:
     return False
 
 
-_SHARED = ("instruct_pix2pix", "controlnet")  # teachers whose edits differ in arrays alone
 _OWN = ("instruction", "source_caption", "edited_caption", "metric_clip", "mask", "run_dir")
 
 
@@ -261,8 +260,13 @@ def check(run: RunConfig) -> None:
 def preview(run: RunConfig, load_models: Loader = edit.load_models) -> epath.Path:
   """Edits the reference view at nine pairs of guidance scales and gives the contact sheet.
 
-  The pair of the settings is in the middle, in a red frame.
+  The pair of the settings is in the middle, in a red frame. Raises ConfigError for other teachers.
   """
+  if run.teacher.kind != "instruct_pix2pix":
+    raise ConfigError(
+      f"--config.preview: it compares InstructPix2Pix's two guidance scales and the teacher is "
+      f"{run.teacher.kind}; --config.method=teacher_only shows what that one does"
+    )
   text = [run.teacher.text_guidance * factor for factor in _FACTORS]
   image = [run.teacher.image_guidance * factor for factor in _FACTORS]
   labels = [[f"text {t:.3g}, image {i:.3g}" for i in image] for t in text]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from imx2mx_jax import conditions, pictures, scene, teachers, weights
@@ -99,6 +100,13 @@ def test_maps_of_ones_own_do_what_the_scenes_depth_does(runs):
   difference = np.abs(runs["depth"].astype(float) - runs["maps"])
   other = np.abs(runs["depth"].astype(float) - runs["canny"])
   assert difference.mean() < 0.25 * other.mean()
+
+
+def test_maps_of_16_bits_keep_their_depth(tmp_path):
+  ramp = np.linspace(1000, 60000, 64 * 64).reshape(64, 64)
+  Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / "a.png")
+  found = conditions._read(epath.Path(tmp_path), "a.jpg", (64, 64))
+  np.testing.assert_allclose(found[..., 0], ramp / 65535, atol=0.02)
 
 
 def test_near_is_bright_and_what_is_unknown_is_dark():

@@ -161,6 +161,7 @@ MAY_IMPORT = {
     "pictures",
     "poses",
     "render",
+    "report",
     "resumable",
     "run_folder",
     "scene",

@@ -35,6 +35,11 @@ def test_a_long_path_is_made_whole_between_anchors(frames, views, at_once):
     assert set(repeated) <= {frames - 1}
 
 
+def test_a_single_camera_is_rendered_beside_many_views():
+  plan = sampler.passes(1, views=30, at_once=21)
+  assert set(plan.anchors).union(*plan.chunks) == {0} and plan.kept < 21
+
+
 def test_anchors_are_evenly_spread_and_fill_the_first_pass():
   plan = sampler.passes(80, views=1, at_once=21)
   steps = np.diff(plan.anchors)

@@ -10,6 +10,7 @@ import pathlib
 import zipfile
 from collections.abc import Sequence
 
+from etils import epath
 from PIL import Image
 
 from imx2mx_jax import (
@@ -30,6 +31,7 @@ from imx2mx_jax.render import session as rendering
 from imx2mx_jax.render import settings as render_settings
 from imx2mx_jax.render.settings import RenderConfig
 from imx2mx_jax.render.views import Rendered
+from imx2mx_jax.report import page
 from imx2mx_jax.resumable import STATE, flat_settings
 from imx2mx_jax.shapes import np
 
@@ -225,18 +227,19 @@ def video(
   Gives the video and a zip of the run's folder with it; None where it was stopped.
   """
   job.show(line="reading weights, compiling")
-  paces = []
+  paces, warnings = [], []
 
   def tell(rendered: Rendered) -> None:
     paces.append(rendered.seconds / len(rendered.frames))  # the first call compiles
     left = terminal.duration(min(paces) * (rendered.total - rendered.done))
-    line = f"frame {rendered.done} of {rendered.total}, {left} left"
+    line = "; ".join([f"frame {rendered.done} of {rendered.total}, {left} left", *warnings])
     share = rendered.done / rendered.total
     job.show(line=line, share=share, pictures=tuple(rendered.images[:1]))
 
-  folder = rendering.render_path(wanted, job.stop, tell)
+  folder = rendering.render_path(wanted, job.stop, tell, warnings.append)
   if job.stop.obeyed:
     return None
+  page.write(epath.Path(run))  # with the video
   return pathlib.Path(folder) / "video.mp4", packed(run, downloads)
 
 

@@ -100,7 +100,7 @@ class Worker:
     with self._changed:
       if job.status is Status.RUNNING:
         job.stop.heard = signal.SIGINT
-      elif job in self._row:
+      elif job.status is Status.WAITING:
         self._row.remove(job)
         job.status = Status.STOPPED
 

@@ -1,7 +1,7 @@
 """The folder of one rendering, and how one that was stopped goes on.
 
     frames/00000.png ..  the views along the path
-    transforms.json      their cameras, as nerfstudio and gsplat read them (OpenGL axes)
+    transforms.json      their cameras, as nerfstudio reads them (OpenGL axes)
     video.mp4, .gif      H.264, which browsers play; small, for web pages
     render.json          the settings, and fingerprints of what was read
     NOTICE               whose weights these are and what their licences ask
@@ -84,8 +84,10 @@ class RenderFolder(Resumable):
     }
     stated = {"settings": settings, "read": _fingerprints(inputs, self._cameras)}
     file = self.path / _SETTINGS
+    if self.path.exists() and not self.path.is_dir():
+      raise RunFolderError(f"{self.path} is a file, no folder; choose another one with --out=...")
     if file.exists():
-      self._refuse_other(json.loads(file.read_text()), stated)
+      self._refuse_other(_read(file), stated)
     elif self.path.exists() and any(self.path.iterdir()):
       raise RunFolderError(f"{self.path} holds other things; choose another folder with --out=...")
     with self._writing():
@@ -95,7 +97,7 @@ class RenderFolder(Resumable):
   def _refuse_other(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for group in now:
       for name, value in now[group].items():
-        if (was := before[group].get(name)) == value:
+        if (was := before.get(group, {}).get(name)) == value:
           continue
         differs = f"--{name} was {was}" if group == "settings" else f"{name} had other contents"
         raise RunFolderError(
@@ -112,6 +114,15 @@ class RenderFolder(Resumable):
       way = "free some space, then the same command goes on" if full else "choose another --out="
       reason = getattr(error, "strerror", None) or error
       raise RunFolderError(f"{self.path} cannot be written ({reason}); {way}") from error
+
+
+def _read(file: epath.Path) -> dict[str, Any]:
+  try:
+    return dict(json.loads(file.read_text()))
+  except (ValueError, TypeError) as error:
+    raise RunFolderError(
+      f"{file} is damaged ({error}); delete {file.parent} and start anew"
+    ) from error
 
 
 def transforms(path: paths.Cameras, hw: tuple[int, int]) -> dict[str, Any]:

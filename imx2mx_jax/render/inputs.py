@@ -53,6 +53,8 @@ def read(wanted: RenderConfig) -> Inputs:
     raise RunFolderError(
       f"{path} is a run that is not finished; finish it with the command that began it"
     )
+  if wanted.student != "original":
+    raise RunFolderError(f"{path} is no finished run and has no personalised student; leave it out")
   views = _photograph(path, wanted.fov) if _is_photograph(path) else _of_scene(path, wanted.views)
   name = path.parent.name if path.name == "transforms.json" else path.stem
   hw = wanted.hw or (_SIZE, _SIZE)
@@ -100,15 +102,24 @@ def _of_run(path: epath.Path, wanted: RenderConfig) -> Inputs:
     undistort=run.scene.undistort,
     authors=run.compat == "authors",
   )
-  reference = edit.reference_view(run, shot)
-  order = [reference, *(i for i in range(len(shot.names)) if i != reference)]
-  views = [_edited(path, shot, view) for view in order]
+  views = [_edited(path, shot, view) for view in _order(run, shot, wanted)]
   given = Weights(run.student.weights, run.student.vae, run.student.image_encoder)
   weights = _weights(wanted.models) if wanted.models else given
   if wanted.student == "personalised":
     weights = dataclasses.replace(weights, student=str(own))
   hw = wanted.hw or run.student.hw
   return _framed(views, hw, weights, f"{path}/render/")
+
+
+def _order(run: run_config.RunConfig, shot: scene.Scene, wanted: RenderConfig) -> list[int]:
+  """A run's views as they are given: those named, else all, the reference first but on a spline."""
+  if wanted.views:
+    return [scene.view_of(shot, name) for name in run_config.frame_names(wanted.views)]
+  all_views = list(range(len(shot.names)))
+  if wanted.path == ALONG_INPUTS:
+    return all_views
+  reference = edit.reference_view(run, shot)
+  return [reference, *(view for view in all_views if view != reference)]
 
 
 def _settings_of(path: epath.Path) -> run_config.RunConfig:

@@ -1,5 +1,6 @@
 """One rendering, from its settings to its folder."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -20,19 +21,24 @@ Watcher = Callable[[views.Rendered], None]
 
 
 def render_path(
-  wanted: RenderConfig, stop: terminal.Stop, watch: Watcher = lambda rendered: None
+  wanted: RenderConfig,
+  stop: terminal.Stop,
+  watch: Watcher = lambda rendered: None,
+  warn: Callable[[str], None] = logging.warning,
 ) -> epath.Path:
   """Renders a path, or goes on where an earlier call was stopped, and gives the folder.
 
   stop: once it has heard a signal, the chunk at hand is finished and written. watch: is shown what
-  each pass rendered, and of how many frames in all. Raises the UserErrors of everything that it
-  reads and writes.
+  each pass rendered, and of how many frames in all. warn: is told what may disappoint. Raises the
+  UserErrors of everything that it reads and writes.
   """
   given = reading.read(wanted)
   path = reading.cameras_of(wanted, given)
-  warn_of_unseen(given, path)
-  dtype = wanted.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-  models = views.load_models(given.weights, given.hw, dtype)
+  if invented := unseen(given, path):
+    warn(invented)
+  own = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  wanted = dataclasses.replace(wanted, dtype=wanted.dtype or own)
+  models = views.load_models(given.weights, given.hw, wanted.dtype)
   folder = RenderFolder(wanted, given, path)
   try:
     stopped = _frames(wanted, given, path, models, folder, stop, watch)
@@ -80,15 +86,13 @@ def _frames(
   return False
 
 
-def warn_of_unseen(given: reading.Inputs, path: paths.Cameras) -> None:
-  """Says where the path shows what the inputs did not."""
+def unseen(given: reading.Inputs, path: paths.Cameras) -> str:
+  """A sentence on where the path shows what the inputs did not; "" where it does not."""
   inputs = given.c2w, given.K.astype(np.float64)
   lost = np.flatnonzero(paths.unseen(path, inputs, paths.start(*inputs).target) > _MOSTLY)
-  if len(lost):
-    logging.warning(
-      "%d of the path's %d frames show mostly what no input saw, the first of them frame %d; "
-      "there the model invents. A smaller --extent stays nearer.",
-      len(lost),
-      len(path[0]),
-      lost[0],
-    )
+  if not len(lost):
+    return ""
+  return (
+    f"{len(lost)} of the path's {len(path[0])} frames show mostly what no input saw, the first of "
+    f"them frame {lost[0]}; there the model invents. A smaller --extent stays nearer."
+  )

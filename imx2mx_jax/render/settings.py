@@ -23,8 +23,8 @@ class RenderConfig:
   source: str
   path: str = "orbit"  # the cameras' path: a name, or a transforms.json of wanted cameras
   frames: int = 80  # how many views, where the path is a name
-  extent: float = 1.0  # times the size of the path
-  views: str = ""  # of a scene, which are the input, the first one first: "3,0" or "a.jpg"; "": all
+  extent: float = 1.0  # times the size of the path; with one photograph see camera_scale
+  views: str = ""  # which are the input, the first one first: "3,0" or "a.jpg"; "": all
   student: str = "original"  # of a run; or "personalised", which did worse on the micro world
   models: str = ""  # folder of student, student_vae and image_encoder; "": the run's, else weights
   size: str = ""  # pixels: "576", or width and height: "1024x576"; "": the run's, else 576
@@ -36,7 +36,7 @@ class RenderConfig:
   rule: str = "multiview"  # of the first pass's guidance over the frames; or "temporal", "plain"
   rule_second: str = "temporal"  # of the second pass's
   at_once: int = 21  # frames in a pass, the input views among them; 21 is what SEVA knows
-  camera_scale: float = 2.0  # distance of the first camera from the middle; up to 10 for panning
+  camera_scale: float = 2.0  # distance of the first camera from the path's middle; up to 10
   fps: int = 24  # of the video
   seed: int = 42  # of every random number
   dtype: str = ""  # of the arithmetic; "": float32 on CPUs, bfloat16 on GPUs and TPUs
@@ -107,7 +107,7 @@ def parse(argv: Sequence[str]) -> RenderConfig:
   for name, row in _CHECKS.items():
     if not row.holds(getattr(wanted, name)):
       raise ConfigError(f"--{name}={getattr(wanted, name)}: it must be {row.wanted}")
-  if wanted.path not in NAMES and not pathlib.Path(wanted.path).expanduser().exists():
+  if wanted.path not in NAMES and not epath.Path(wanted.path).expanduser().exists():
     nearest = difflib.get_close_matches(wanted.path, NAMES, n=1, cutoff=0.0)[0]
     raise ConfigError(
       f"--path={wanted.path} is neither a path nor a file of cameras; did you mean {nearest}?"

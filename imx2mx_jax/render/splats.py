@@ -32,8 +32,8 @@ def fit(folder: epath.Path) -> None:
   if not all(shutil.which(name) for name in ("ns-train", "ns-export", "nvidia-smi")):
     print("splats are fitted by nerfstudio on a CUDA device, which this machine lacks; there, run")
     for command in both:
-      print(f"  {' '.join(command)}")
+      print(f"  {shlex.join(command)}")
     return
   for command in both:
     if code := subprocess.run(command).returncode:
-      raise SplatError(f"{' '.join(command)} ended with {code}; its output above says why")
+      raise SplatError(f"{shlex.join(command)} ended with {code}; its output above says why")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 
@@ -62,9 +61,9 @@ def load_models(folders: Weights, hw: tuple[int, int], dtype: str) -> Models:
   load = functools.partial(weights.load, dtype=jnp.dtype(dtype))
   divide = functools.partial(sharding.put, _mesh())
   return Models(
-    load(pathlib.Path(folders.student), "student", place=divide)["seva"],
-    load(pathlib.Path(folders.student_vae), "student_vae")["vae"],
-    load(pathlib.Path(folders.image_encoder), "image_encoder")["vision"],
+    load(folders.student, "student", place=divide)["seva"],
+    load(folders.student_vae, "student_vae")["vae"],
+    load(folders.image_encoder, "image_encoder")["vision"],
   )
 
 

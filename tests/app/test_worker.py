@@ -117,6 +117,17 @@ def test_what_fails_is_told_in_a_sentence_and_the_next_job_begins(worker, error,
   assert ended(worker.submit("b", lambda job: "next")).result == "next"
 
 
+def test_a_job_that_is_just_over_is_cancelled_without_effect(worker):
+  job, gate = ended(worker.submit("a", lambda job: None)), Gate()
+  running = worker.submit("b", gate)
+  gate.begun.wait(PATIENCE)
+  worker._row.append(job)  # as between its end and its leaving the row
+  worker.cancel(job)
+  assert worker._row.pop() is job and job.status is Status.DONE
+  gate.opened.set()
+  assert ended(running).result == "whole"
+
+
 def test_closing_stops_the_running_job_and_drops_the_others():
   worker, gate, begun = Worker(), Gate(), []
   first, second = worker.submit("a", gate), worker.submit("b", begun.append)

@@ -274,3 +274,8 @@ def test_a_highest_timestep_below_the_lowest(run_dir, capsys):
   few = {"distill__t_min": 400, "distill__t_max": 400, "distill__upper": 399}
   error = refused(capsys, run_dir, method="collaborative", **few)
   assert "--config.distill.upper=399" in error and "t_min=400" in error
+
+
+def test_collaborative_sampling_by_a_teacher_of_ones_own(run_dir, capsys):
+  error = refused(capsys, run_dir, method="collaborative", teacher__kind="mine.py")
+  assert "--config.method=collaborative" in error and "mine.py" in error

@@ -155,6 +155,10 @@ def test_a_run_is_rendered_from_its_edited_views_by_either_student(finished, tmp
   edited = [np.asarray(Image.open(file)) for file in sorted(source.glob("edited/*.png"))]
   for image in np.rint((given.images + 1) * 127.5):
     assert any((image == one).all() for one in edited)
+  for more, first in (["--views=0,2"], 0), (["--path=inputs"], 2), (["--views=0"], 0):
+    ordered = inputs.read(settings.parse(["render", str(source), *more]))
+    image = np.rint((ordered.images[0] + 1) * 127.5)
+    assert (image == np.asarray(Image.open(source / "edited" / f"00{first}.png"))).all()
   own = inputs.read(settings.parse(["render", str(source), "--student=personalised"]))
   assert own.weights.student == str(source / "student")
   other = tmp_path / "own"
@@ -172,15 +176,13 @@ def test_one_photograph_is_rendered_wide(tmp_path):
   assert told["frames"][0]["fl_x"] == pytest.approx(24 / np.tan(np.radians(22.5)))
 
 
-def test_a_path_that_leaves_what_the_inputs_saw_is_told(caplog):
+def test_a_path_that_leaves_what_the_inputs_saw_is_told():
   wanted = settings.parse(command("--frames=8", "--path=orbit"))
   given = inputs.read(wanted)
-  session.warn_of_unseen(given, inputs.cameras_of(wanted, given))
-  assert "show mostly what no input saw" in caplog.text
-  caplog.clear()
+  told = session.unseen(given, inputs.cameras_of(wanted, given))
+  assert "frames show mostly what no input saw" in told
   wanted = settings.parse(command("--path=arc"))
-  session.warn_of_unseen(given, inputs.cameras_of(wanted, given))
-  assert not caplog.text
+  assert not session.unseen(given, inputs.cameras_of(wanted, given))
 
 
 @pytest.mark.parametrize(
@@ -195,6 +197,8 @@ def test_a_path_that_leaves_what_the_inputs_saw_is_told(caplog):
     (["--views=0", "--path=inputs"], "needs two views"),
     (["--models=nowhere"], "nowhere/student"),
     (["--out=tests"], "tests holds other things"),
+    (["--out=setup.py"], "setup.py is a file, no folder"),
+    (["--student=personalised"], "is no finished run"),
   ],
 )
 def test_mistakes_are_told_in_one_sentence(options, words, capsys, monkeypatch):
