@@ -89,6 +89,7 @@ EDITS: dict[str, dict[str, Any]] = {  # row: what it sets
   "DGE-like teacher": {"method": "teacher_only", "teacher.extended": True},
   "extended attention": {"teacher.extended": True},
   "falling upper t": {"distill.upper": 950, "distill.fall": 450},
+  "ending at 649": {"distill.t_min": 649},
   "guidance 2": {"teacher.text_guidance": 2.0},
   "rescaled guidance 2": {"teacher.text_guidance": 2.0, "teacher.rescale": 0.7},
   "unit difference": {"distill.unit": True},

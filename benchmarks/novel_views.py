@@ -5,9 +5,9 @@
 Draws scenes of the micro world that no model has learned from, edits each truly, and asks for four
 new views from 1, 2 and 4 of its truly edited views: PSNR, and warp error (colour difference in
 [0, 1] of the new views carried into each other by the true depth), against copying the nearest
-given view. With RUNs, finished runs on scenes of the micro world: new views from their edited ones
-by the original and by the personalised student, against the true edit. Prints a table and a last
-line of JSON.
+given view. With RUNs, finished runs on scenes of the micro world: new views from as many of their
+edited ones, the reference first, by the original and by the personalised student, against the true
+edit. Prints a table and a last line of JSON.
 """
 
 import argparse
@@ -123,14 +123,12 @@ def from_true_edits(count: int, guidance: float, steps: int) -> dict[str, dict[s
 
 def from_runs(runs: Sequence[str], guidance: float, steps: int) -> dict[str, dict[str, float]]:
   """Figures of both students over runs, on the scene's views that were not edited."""
-  rows = {"original": [], "personalised": []}
-  for run in runs:
-    for student, found in rows.items():
-      found.append(_of_run(run, student, guidance, steps))
-  return {student: mean(found) for student, found in rows.items() if found}
+  kinds = [(student, count) for count in COUNTS for student in ("original", "personalised")]
+  found = {kind: [_of_run(run, *kind, guidance, steps) for run in runs] for kind in kinds}
+  return {f"{student} {count}": mean(rows) for (student, count), rows in found.items() if rows}
 
 
-def _of_run(run: str, student: str, guidance: float, steps: int) -> dict[str, float]:
+def _of_run(run: str, student: str, count: int, guidance: float, steps: int) -> dict[str, float]:
   given = reading.read(settings.parse(["", run, f"--student={student}"]))
   told = json.loads((pathlib.Path(run) / "config.json").read_text())["settings"]
   size = given.hw[0]
@@ -144,9 +142,10 @@ def _of_run(run: str, student: str, guidance: float, steps: int) -> dict[str, fl
   truth = np.stack([_picture(folder / edited / name, size) for name in scene.names])
   novel = [i for i, pose in enumerate(c2w) if not any(np.allclose(pose, p) for p in given.c2w)]
   models = views.load_models(given.weights, given.hw, "float32")
-  cams = np.concatenate([given.c2w, c2w[novel]]), np.concatenate([given.K, K[novel]])
-  found = generated(models, given.images, *cams, guidance, steps)
-  copies = given.images[nearest(given.c2w, c2w[novel])]
+  images, poses, own_K = given.images[:count], given.c2w[:count], given.K[:count]
+  cams = np.concatenate([poses, c2w[novel]]), np.concatenate([own_K, K[novel]])
+  found = generated(models, images, *cams, guidance, steps)
+  copies = images[nearest(poses, c2w[novel])]
   return measured(found, truth[novel], copies, depth[novel], (c2w[novel], K[novel]))
 
 
