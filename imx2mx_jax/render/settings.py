@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from absl import flags
+from etils import epath
 
 from imx2mx_jax import config, paths, sampler
 from imx2mx_jax.errors import ConfigError

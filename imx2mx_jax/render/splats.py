@@ -1,5 +1,6 @@
 """Gaussian splats fitted to rendered frames by nerfstudio's splatfacto, which stands on gsplat."""
 
+import shlex
 import shutil
 import subprocess
 
