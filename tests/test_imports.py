@@ -182,6 +182,7 @@ MAY_IMPORT = {
     "models",
     "optim",
     "pictures",
+    "remote",
     "resumable",
     "scene",
     "sharding",

@@ -11,7 +11,7 @@ from imx2mx_jax.train import settings
 def get_config():
   config = settings.default("vae")
   config.dtype = "tensorfloat32"
-  config.steps = 6000
+  config.steps = 6300
   config.batch = 64
   config.optim.lr = 1e-3
   config.licence = "Apache-2.0"

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from imx2mx_jax import remote, weights
 from imx2mx_jax import tokenizer as tokens
-from imx2mx_jax import weights
 from imx2mx_jax.errors import ConfigError, WeightsError
 from imx2mx_jax.micro import readout
 from imx2mx_jax.models.clip_text import ClipText
@@ -149,8 +149,9 @@ def _read(folder: str, name: str, dtype) -> tuple[Any, Network]:
 
 
 def _tokenizer(run: TrainConfig) -> pathlib.Path | None:
-  if run.model == "clip":
-    return pathlib.Path(run.frozen.tokenizer)
+  if run.model == "clip":  # one that goes on learning keeps its words
+    own = remote.here(run.start) / weights.TOKENIZER if run.start else run.frozen.tokenizer
+    return pathlib.Path(own)
   if run.model in ("teacher", "controlnet"):
     return pathlib.Path(run.frozen.text_encoder) / weights.TOKENIZER
   return None
