@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
@@ -29,7 +30,17 @@ from PIL import Image
 
 import imx2mx_jax
 from benchmarks import machine
-from imx2mx_jax import cameras, diffusion, pictures, students, teachers, tokenizer, weights
+from imx2mx_jax import (
+  cameras,
+  diffusion,
+  pictures,
+  students,
+  teachers,
+  terminal,
+  tokenizer,
+  weights,
+)
+from imx2mx_jax.errors import SceneError
 from imx2mx_jax.metrics import warp
 from imx2mx_jax.micro import render, scenes, world
 from imx2mx_jax.models import clip_vision
@@ -106,6 +117,7 @@ def retrieval(models: pathlib.Path, cases: Sequence[Case]) -> float:
   images = {case.caption: case.scene.images[i % 8] for i, case in enumerate(cases)}
   for i, case in enumerate(cases):
     images |= {edit.caption: edit.images[i % 8] for edit in case.edits}
+  images = dict(list(images.items())[:CAPTIONS])
   seed = FIRST_SEED + 10**6
   further = {}
   while len(images | further) < CAPTIONS:
@@ -267,31 +279,36 @@ def _generated(
   return teachers.decode(vae, zeta[count:])
 
 
-def main() -> None:
-  """Prints the figures."""
+def main() -> int:
+  """Prints the figures; gives the exit code."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("scenes", nargs="?", type=pathlib.Path)
   parser.add_argument("--models", type=pathlib.Path, default=BUNDLED)
   args = parser.parse_args()
+  return terminal.exit_code(lambda: _measure(args.scenes, args.models))
+
+
+def _measure(given: pathlib.Path | None, models: pathlib.Path) -> int:
   print(machine.describe(), flush=True)
   with tempfile.TemporaryDirectory() as temporary:
-    folder = args.scenes or pathlib.Path(temporary)
-    for i in range(0 if args.scenes else DRAWN):
+    folder = given or pathlib.Path(temporary)
+    for i in range(0 if given else DRAWN):
       scenes.write(folder / f"scene_{i:02}", scenes.draw(FIRST_SEED + i))
     cases = [read(file.parent) for file in sorted(folder.glob("*/transforms.json"))]
   if not cases:
-    parser.error(f"{args.scenes} holds no scene (no */transforms.json)")
+    raise SceneError(f"{given} holds no scene (no */transforms.json); micro.scenes writes some")
   figures = {
-    "vae_psnr": autoencoder(args.models, cases),
-    "clip_top1": retrieval(args.models, cases),
-    "teacher_success": editor(args.models, cases),
+    "vae_psnr": autoencoder(models, cases),
+    "clip_top1": retrieval(models, cases),
+    "teacher_success": editor(models, cases),
   }
-  gain, error = novel_views(args.models, cases)
+  gain, error = novel_views(models, cases)
   figures |= {"student_gain_db": gain, "student_warp": error}
   print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+  return 0
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

@@ -20,7 +20,7 @@ def printed(name, *arguments) -> str:
   return run.stdout
 
 
-@pytest.mark.parametrize("name", ["gpu_step", "iteration", "novel_views"])
+@pytest.mark.parametrize("name", ["gpu_step", "iteration", "micro_quality", "novel_views"])
 def test_a_benchmark_explains_itself(name):
   assert f"python -m benchmarks.{name}" in printed(name, "--help")
 
