@@ -18,7 +18,7 @@ setup(
   packages=find_packages(include=["imx2mx_jax*", "convert_weights*"]),
   package_data={
     "imx2mx_jax.app": ["page.css"],
-    "imx2mx_jax.micro": ["**/*.json", "**/*.safetensors", "**/*.png", "**/*.txt"],
+    "imx2mx_jax.micro": ["**/*.json", "**/*.safetensors", "**/*.png", "**/*.txt", "**/*.md"],
     "imx2mx_jax.report": ["templates/*"],
   },
   install_requires=[

@@ -17,7 +17,7 @@ from imx2mx_jax import config as settings
 MICRO = pathlib.Path(imx2mx_jax.__file__).parent / "micro"
 
 
-def get_config():
+def get_config(teacher="instruct_pix2pix"):
   config = settings.default()
   config.instruction = "make it sunset"
   config.metric_clip = str(MICRO / "bundled" / "metric_clip")
@@ -52,4 +52,8 @@ def get_config():
   config.optim.lr = 1.5e-5
   config.optim.final_lr = 5e-6
   config.optim.warmup = 8
+  if teacher == "controlnet":  # it sees the views' depth, and is told what they show
+    config.teacher.kind = teacher
+    config.teacher.controlnet = str(MICRO / "bundled" / "controlnet")
+    config.instruction = "a red cylinder on grass at sunset"
   return config

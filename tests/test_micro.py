@@ -1,5 +1,6 @@
 """The bundled models and scenes are whole and small, and fit each other."""
 
+import hashlib
 import json
 import pathlib
 
@@ -10,7 +11,7 @@ import imx2mx_jax
 from imx2mx_jax import scene, tokenizer, weights
 
 MICRO = pathlib.Path(imx2mx_jax.__file__).parent / "micro"
-KINDS = sorted(folder.name for folder in (MICRO / "bundled").iterdir())
+KINDS = sorted(folder.name for folder in (MICRO / "bundled").glob("*/"))
 SCENES = sorted((MICRO / "scenes").iterdir())
 
 
@@ -19,7 +20,7 @@ def test_everything_together_stays_under_40_megabytes():
 
 
 def test_every_kind_that_a_run_needs_is_there():
-  assert set(KINDS) == set(weights.KINDS) - {"controlnet"}
+  assert set(KINDS) == set(weights.KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -29,6 +30,8 @@ def test_models_load_and_name_their_licence(kind):
   info = weights.read_info(MICRO / "bundled" / kind, kind)
   assert info.licence == "Apache-2.0"
   assert not pathlib.Path(info.source).is_absolute()
+  content = (MICRO / "bundled" / kind / weights.SAFETENSORS).read_bytes()
+  assert info.files == {weights.SAFETENSORS: hashlib.sha256(content).hexdigest()}
 
 
 def test_teacher_and_student_share_one_autoencoder():

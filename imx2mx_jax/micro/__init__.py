@@ -2,5 +2,5 @@
 
 bundled/ holds one converted folder for each kind of model (see weights.py); scenes/ holds rendered
 scenes as transforms.json, pictures, depth and the edits that the models know. The models are ours,
-trained from scratch on procedural scenes: a test bed, no substitute for the released ones.
+trained on procedural scenes: a test bed, no substitute for the released ones.
 """

@@ -47,6 +47,11 @@ STAGES = {
     ("vae", "clip"),
     _FROZEN_VAE | {"frozen.text_encoder": "{}/clip/metric_clip"},
   ),
+  "controlnet": Stage(
+    "controlnet.py",
+    ("teacher",),
+    {f"frozen.{name}": "{}/teacher/teacher" for name in ("vae", "text_encoder", "unet")},
+  ),
   "single": Stage(
     "student.py:single",
     ("vae", "clip"),
@@ -65,6 +70,7 @@ BUNDLED = {
   "image_encoder": "clip",
   "metric_clip": "clip",
   "teacher": "teacher",
+  "controlnet": "controlnet",
   "student": "student",
 }
 """{kind of model: the stage that makes it}."""

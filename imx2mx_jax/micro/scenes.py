@@ -6,7 +6,7 @@ OUT/scene_00, scene_01, ...: transforms.json (OpenGL axes), images/, depth/ (16 
 along the viewing axis, one exact sample at each pixel's centre; 0 is sky, 65535 is farther), ids/
 (0 sky, 1 floor, 2.. the objects), edits.json (captions, the world's numbers, an instruction of each
 kind) and edited/SLUG/ with the truly edited views of the definite ones. --patterns adds an
-instruction to paint an object with stripes or dots.
+instruction to paint an object with stripes or dots, words that the bundled models do not know.
 """
 
 import dataclasses
