@@ -2,8 +2,8 @@
 
     python -m imx2mx_jax.main --config=configs/default.py
 
-Nothing is downloaded. Writes runs/scene_05-make-it-sunset in 1 min 54 s on 2 cores, of which
-the iterations take 45 s to compile. The micro models know only the words of their small world,
+Nothing is downloaded. Writes runs/scene_05-make-it-sunset in 1 min 44 s on 2 cores, of which
+the iterations take 40 s to compile. The micro models know only the words of their small world,
 imx2mx_jax/micro/bundled/teacher/tokenizer:
 
     python -m imx2mx_jax.main --config=configs/default.py --config.instruction="make it day"
@@ -55,5 +55,6 @@ def get_config(teacher="instruct_pix2pix"):
   if teacher == "controlnet":  # it sees the views' depth, and is told what they show
     config.teacher.kind = teacher
     config.teacher.controlnet = str(MICRO / "bundled" / "controlnet")
+    config.teacher.text_guidance = 2.0  # sharper and nearer to the words (benchmarks/RESULTS.md)
     config.instruction = "a red cylinder on grass at sunset"
   return config
