@@ -171,7 +171,7 @@ def test_a_controlnet_is_told_what_to_show_of_edits_that_its_depth_allows(one_sc
   asked = [task for i in range(8) for task in ablations.tasks(one_scene / "scene_05", i)]
   kept = [task for task in asked if ablations.keeps_shapes(task)]
   assert 0 < len(kept) < len([task for task in asked if task.target is None])
-  cameras = scene.load_scene(one_scene / "scene_05", (2,), size=32).c2w
+  cameras = scene.load_scene(one_scene / "scene_05", (2, 0), size=32).c2w
   for task in kept:
     (answer,) = task.answers
     assert bench.run("full", task, 0).instruction == world.caption(answer)
@@ -259,7 +259,7 @@ def test_the_printed_table_has_means_then_differences():
 
 def test_two_scenes_have_no_interval():
   two = [line for line in KNOWN if line["scene"] != "c"]
-  assert "| full |  |  |  | 0.300 |  |  |  | 3 | 1.5 |" in ablations.markdown(two)
+  assert "| full |  |  |  | 0.300 |  |  |  |  | 3 | 1.5 | 2.0 |" in ablations.markdown(two)
 
 
 def test_the_papers_table_stands_beside_the_rows_that_were_run():
