@@ -316,6 +316,7 @@ SMALL = {
 
 
 def test_an_edit_reads_and_compiles_nothing_that_the_one_before_did(tmp_path, caplog, monkeypatch):
+  jax.clear_caches()  # of the tests before
   small = [f"--config.{name}={value}" for name, value in SMALL.items()]
   compiled, read = [], []
   load = weights.load
