@@ -104,6 +104,16 @@ class Resumable:
     raise NotImplementedError
 
 
+def read_json(file: epath.Path) -> dict[str, Any]:
+  """What a folder's file says. Raises RunFolderError where that is no object."""
+  try:
+    return dict(json.loads(file.read_text()))
+  except (ValueError, TypeError, FileNotFoundError) as error:
+    raise RunFolderError(
+      f"{file} is damaged ({error}); delete {file.parent} and start anew"
+    ) from error
+
+
 def flat_settings(settings: Any) -> dict[str, Any]:
   """A dataclass of dataclasses as {"distill.dt": 25, ..}, of types that JSON knows."""
 

@@ -40,7 +40,7 @@ from imx2mx_jax import __version__, checkpoint, claims, colmap, pictures, remote
 from imx2mx_jax.config import RunConfig
 from imx2mx_jax.errors import RunFolderError, UserError
 from imx2mx_jax.journal import Journal
-from imx2mx_jax.resumable import STATE, Resumable, flat_settings
+from imx2mx_jax.resumable import STATE, Resumable, flat_settings, read_json
 from imx2mx_jax.scene import Scene, transforms_of
 from imx2mx_jax.shapes import Params, UInt8, np
 
@@ -195,7 +195,7 @@ class RunFolder(Resumable):
     """
     if not (self.path / _REFERENCE).exists():
       return None
-    before = _read_json(self.path / _CONFIG)
+    before = read_json(self.path / _CONFIG)
     for name, fingerprint in _fingerprints(self._run, scene).items():
       if before["read"].get(name) != fingerprint:
         was, now = before["settings"][name], flat_settings(self._run)[name]
@@ -296,7 +296,7 @@ class RunFolder(Resumable):
 
   def _write_config(self, scene: Scene) -> None:
     file = self.path / _CONFIG
-    sessions = _read_json(file)["sessions"] if file.exists() else []
+    sessions = read_json(file)["sessions"] if file.exists() else []
     session = {
       "at": _now(),
       "from_iteration": self.step,
@@ -361,7 +361,7 @@ def _refuse_other(path: epath.Path, run: RunConfig) -> None:
 
 
 def _refuse_other_settings(path: epath.Path, run: RunConfig) -> None:
-  before = _read_json(path / _CONFIG)["settings"]
+  before = read_json(path / _CONFIG)["settings"]
   for name, now in flat_settings(run).items():
     if name not in _FREE and name not in _READ and before.get(name) != now:
       raise _another_run(path, name, before.get(name), now)
@@ -405,15 +405,6 @@ def _notice(run: RunConfig) -> str:
 
 def _json(content: Any) -> bytes:
   return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _read_json(file: epath.Path) -> Any:
-  try:
-    return json.loads(file.read_text())
-  except (ValueError, FileNotFoundError) as error:
-    raise RunFolderError(
-      f"{file} is damaged ({error}); delete {file.parent} and start anew"
-    ) from error
 
 
 def _now() -> str:

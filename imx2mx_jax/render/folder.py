@@ -24,7 +24,7 @@ from imx2mx_jax.errors import RunFolderError
 from imx2mx_jax.render import video
 from imx2mx_jax.render.inputs import Inputs
 from imx2mx_jax.render.settings import RenderConfig
-from imx2mx_jax.resumable import Resumable
+from imx2mx_jax.resumable import Resumable, read_json
 from imx2mx_jax.scene import OPENGL_TO_OPENCV
 from imx2mx_jax.shapes import UInt8, np
 
@@ -87,7 +87,7 @@ class RenderFolder(Resumable):
     if self.path.exists() and not self.path.is_dir():
       raise RunFolderError(f"{self.path} is a file, no folder; choose another one with --out=...")
     if file.exists():
-      self._refuse_other(_read(file), stated)
+      self._refuse_other(read_json(file), stated)
     elif self.path.exists() and any(self.path.iterdir()):
       raise RunFolderError(f"{self.path} holds other things; choose another folder with --out=...")
     with self._writing():
@@ -114,15 +114,6 @@ class RenderFolder(Resumable):
       way = "free some space, then the same command goes on" if full else "choose another --out="
       reason = getattr(error, "strerror", None) or error
       raise RunFolderError(f"{self.path} cannot be written ({reason}); {way}") from error
-
-
-def _read(file: epath.Path) -> dict[str, Any]:
-  try:
-    return dict(json.loads(file.read_text()))
-  except (ValueError, TypeError) as error:
-    raise RunFolderError(
-      f"{file} is damaged ({error}); delete {file.parent} and start anew"
-    ) from error
 
 
 def transforms(path: paths.Cameras, hw: tuple[int, int]) -> dict[str, Any]:
