@@ -561,11 +561,15 @@ def _teacher(run: RunConfig, scene: Scene, models: Models) -> teachers.Teacher:
 
 
 def reference_view(run: RunConfig, scene: Scene) -> int:
-  """Which view is the reference: the one named, or one drawn from the seed."""
-  wanted = run.scene.reference
-  if wanted == "":
-    wanted = random.Random(run.seed).choice(run.scene.frames or scene.frames)
-  return view_of(scene, wanted)
+  """Which view is the reference."""
+  return view_of(scene, reference_frame(run, scene.frames))
+
+
+def reference_frame(run: RunConfig, frames: Sequence[int]) -> int | str:
+  """The reference's frame: the one named, or one of those edited, drawn from the seed."""
+  if run.scene.reference != "":
+    return run.scene.reference
+  return random.Random(run.seed).choice(run.scene.frames or frames)
 
 
 def _of_reference(run: RunConfig, scene: Scene, models: Models) -> teachers.Teacher:

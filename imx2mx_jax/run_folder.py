@@ -309,6 +309,8 @@ class RunFolder(Resumable):
     content = {
       "settings": flat_settings(self._run),
       "names": scene.names,
+      "frames": scene.frames,
+      "file_paths": scene.file_paths,
       "read": _fingerprints(self._run, scene),
       "sessions": [*sessions, session],
     }

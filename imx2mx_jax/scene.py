@@ -167,7 +167,7 @@ def view_of(scene: Scene, wanted: int | str) -> int:
   Raises: SceneError.
   """
   chosen = dict(zip(scene.frames, scene.file_paths, strict=True))
-  return scene.frames.index(_frame_number(scene.path, chosen, wanted))
+  return scene.frames.index(frame_number(scene.path, chosen, wanted))
 
 
 def read_transforms(path: epath.PathLike) -> Transforms:
@@ -439,7 +439,7 @@ def choose(
 ) -> list[int]:
   """Positions in the file's list, in the user's order; none means all. Raises: SceneError."""
   files = {i: str(frame.get("file_path", "")) for i, frame in enumerate(transforms.frames)}
-  chosen = [_frame_number(transforms.file, files, wanted) for wanted in frames] or list(files)
+  chosen = [frame_number(transforms.file, files, wanted) for wanted in frames] or list(files)
   for index in chosen:
     if chosen.count(index) > 1:
       raise SceneError(f"{transforms.where(index)} was chosen twice; name each frame once")
@@ -456,8 +456,8 @@ def choose(
   return chosen
 
 
-def _frame_number(file: object, files: Mapping[int, str], wanted: int | str) -> int:
-  """The frame that is meant, among `files` (number -> file_path)."""
+def frame_number(file: object, files: Mapping[int, str], wanted: int | str) -> int:
+  """The frame that is meant, among `files` (number -> file_path). Raises: SceneError."""
   if not isinstance(wanted, str):
     if wanted in files:
       return int(wanted)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 
 from etils import epath
 
@@ -91,18 +92,13 @@ def _of_scene(path: epath.Path, names: str) -> list[scene.View]:
 
 
 def _of_run(path: epath.Path, wanted: RenderConfig) -> Inputs:
-  run = _settings_of(path)
+  """A run's edited views. The photographs are not read: they may be gone."""
   own = path / "student"
   if wanted.student == "personalised" and not own.exists():
     raise RunFolderError(f"{path} has no personalised student; take --student=original")
-  shot = scene.load_scene(
-    run.scene.path,
-    run.scene.frames,
-    size=run.student.hw,
-    undistort=run.scene.undistort,
-    authors=run.compat == "authors",
-  )
-  views = [_edited(path, shot, view) for view in _order(run, shot, wanted)]
+  run, chosen = _edit_of(path)
+  transforms = scene.read_transforms(path / "transforms.json")
+  views = [scene.read_view(transforms, view) for view in _order(path, run, chosen, wanted)]
   given = Weights(run.student.weights, run.student.vae, run.student.image_encoder)
   weights = _weights(wanted.models) if wanted.models else given
   if wanted.student == "personalised":
@@ -111,34 +107,33 @@ def _of_run(path: epath.Path, wanted: RenderConfig) -> Inputs:
   return _framed(views, hw, weights, f"{path}/render/")
 
 
-def _order(run: run_config.RunConfig, shot: scene.Scene, wanted: RenderConfig) -> list[int]:
-  """A run's views as they are given: those named, else all, the reference first but on a spline."""
+def _order(
+  path: epath.Path, run: run_config.RunConfig, chosen: Mapping[int, str], wanted: RenderConfig
+) -> list[int]:
+  """A run's views as they are given: those named, else all, the reference first but on a spline.
+
+  chosen: the photographs' file_path by their frame's position in the scene's file.
+  """
+  place = lambda name: list(chosen).index(scene.frame_number(path, chosen, name))
   if wanted.views:
-    return [scene.view_of(shot, name) for name in run_config.frame_names(wanted.views)]
-  all_views = list(range(len(shot.names)))
+    return [place(name) for name in run_config.frame_names(wanted.views)]
+  all_views = list(range(len(chosen)))
   if wanted.path == ALONG_INPUTS:
     return all_views
-  reference = edit.reference_view(run, shot)
+  reference = place(edit.reference_frame(run, list(chosen)))
   return [reference, *(view for view in all_views if view != reference)]
 
 
-def _settings_of(path: epath.Path) -> run_config.RunConfig:
-  """The settings of a finished run, from its folder."""
+def _edit_of(path: epath.Path) -> tuple[run_config.RunConfig, dict[int, str]]:
+  """The settings of a finished run, and which frames of its scene it edited."""
   try:
-    stated = json.loads((path / "config.json").read_text())["settings"]
-    return run_config.from_flat(stated)
+    stated = json.loads((path / "config.json").read_text())
+    chosen = dict(zip(stated["frames"], stated["file_paths"], strict=True))
+    return run_config.from_flat(stated["settings"]), chosen
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise RunFolderError(
       f"{path / 'config.json'} cannot be read ({error}); run the edit again with this version"
     ) from error
-
-
-def _edited(path: epath.Path, shot: scene.Scene, view: int) -> scene.View:
-  """An edited view with the camera of its photograph."""
-  file = path / "edited" / f"{epath.Path(shot.names[view]).stem}.png"
-  image, _ = scene.read_picture(scene.Transforms(file, {}, [{"file_path": file.name}]), 0)
-  K = shot.K[view].astype(np.float64) * np.array([*image.shape[1::-1], 1])[:, None]
-  return scene.View(image, shot.c2w[view], K, {}, 0)
 
 
 def _weights(folder: str) -> Weights:

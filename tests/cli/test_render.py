@@ -166,6 +166,24 @@ def test_a_run_is_rendered_from_its_edited_views_by_either_student(finished, tmp
   assert (pixels(out) != pixels(other)).any()
 
 
+def test_a_run_needs_its_photographs_no_more(finished, tmp_path):
+  folder = shutil.copytree(finished.folder, tmp_path / "moved")
+  told = json.loads((folder / "config.json").read_text())
+  told["settings"] |= {"scene.path": "gone"}
+  (folder / "config.json").write_text(json.dumps(told))
+  moved, before = (
+    inputs.read(settings.parse(["render", str(path)])) for path in (folder, finished.folder)
+  )
+  for name in ("images", "c2w", "K"):
+    np.testing.assert_array_equal(getattr(moved, name), getattr(before, name))
+  photographs = scene.load_scene(SCENE, told["frames"], size=64)
+  ordered = inputs.read(settings.parse(["render", str(folder), "--path=inputs"]))
+  np.testing.assert_allclose(ordered.c2w, photographs.c2w, atol=1e-12)
+  np.testing.assert_allclose(ordered.K, photographs.K, atol=1e-6)
+  named = inputs.read(settings.parse(["render", str(folder), f"--views={told['file_paths'][1]}"]))
+  np.testing.assert_allclose(named.c2w[0], photographs.c2w[1], atol=1e-12)
+
+
 def test_one_photograph_is_rendered_wide(tmp_path):
   photo = SCENE / "images" / "003.png"
   options = [MODELS, "--size=48x32", "--frames=2", "--steps=1", "--path=move-left", "--fov=45"]
