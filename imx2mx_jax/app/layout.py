@@ -95,12 +95,12 @@ class Page:
   def receive(self, files: list[str] | None) -> Iterator[tuple[Any, ...]]:
     """Files that were dropped: a scene, perhaps after its cameras have been found."""
     if not files:
-      yield gr.skip(), gr.skip(), gr.skip()
+      yield (gr.skip(),) * 5
       return
     try:
       received = uploads.receive([pathlib.Path(str(file)) for file in files], self._setting.out)
     except SceneError as error:
-      yield gr.skip(), words.status(str(error), failed=True), None
+      yield gr.skip(), words.status(str(error), failed=True), None, gr.skip(), gr.skip()
       return
     said, scene = "the scene is here", received.folder
     if not received.cameras:
@@ -108,14 +108,17 @@ class Page:
       work = functools.partial(tasks.cameras, received.folder, scene)
       job = self._worker.submit(str(scene), work)
       for told, _ in self._followed(job):
-        yield gr.skip(), told, gr.skip()
+        yield gr.skip(), told, gr.skip(), gr.update(visible=not job.over), job.key
+      if job.status is Status.STOPPED:
+        told = words.status("the search was stopped; drop the photographs again to begin anew")
+        yield gr.skip(), told, None, gr.update(visible=False), gr.skip()
       if job.status is not Status.DONE:
         return
       said = job.shown.line or said
     if received.left_out:
       said += f"; {received.left_out} files of other kinds were left out"
     choices = gr.update(choices=list(self.scenes()), value=scene.name)
-    yield choices, words.status(said), None
+    yield choices, words.status(said), None, gr.update(visible=False), gr.skip()
 
   # --- edits ---
 
@@ -276,7 +279,7 @@ def build(page: Page, setting: Setting) -> gr.Blocks:
     views = _views()
     asked = _instruction(setting)
     done = _result(setting)
-    _connect_scene(blocks, page, shelf, scene, views)
+    _connect_scene(blocks, page, shelf, key, scene, views)
     fields = [shelf, asked.instruction, asked.text, asked.image, asked.seed, views.masked]
     asked.preview.click(page.preview, fields, [asked.status, asked.sheet, key], **_AT_ONCE)
     outputs = [asked.status, asked.now, key, asked.sheet, made]
@@ -290,7 +293,7 @@ def build(page: Page, setting: Setting) -> gr.Blocks:
 
 
 def _connect_scene(
-  blocks: gr.Blocks, page: Page, shelf: gr.State, scene: Parts, views: Parts
+  blocks: gr.Blocks, page: Page, shelf: gr.State, key: gr.State, scene: Parts, views: Parts
 ) -> None:
   shown = [shelf, views.gallery, views.chosen, views.masked, scene.received]
   check = lambda event: event.then(page.doubts, shelf, views.doubts, **_AT_ONCE)
@@ -299,8 +302,9 @@ def _connect_scene(
   check(scene.scenes.change(page.open, scene.scenes, shown, **_AT_ONCE))
   scene.scenes.input(lambda: "", None, scene.received, **_AT_ONCE)
   check(views.gallery.select(page.toggle, shelf, [shelf, views.gallery, views.chosen], **_AT_ONCE))
-  outputs = [scene.scenes, scene.received, scene.files]
+  outputs = [scene.scenes, scene.received, scene.files, scene.stop, key]
   scene.files.upload(page.receive, scene.files, outputs, **_AT_ONCE)
+  scene.stop.click(page.cancel, key, **_AT_ONCE)
 
 
 def _scene(names: list[str], setting: Setting) -> Parts:
@@ -318,7 +322,9 @@ def _scene(names: list[str], setting: Setting) -> Parts:
         elem_id="files",
         height=170,
       )
-  return Parts(scenes=scenes, files=files, received=gr.HTML(elem_id="received"))
+  received = gr.HTML(elem_id="received")
+  stop = gr.Button("Stop the search", variant="stop", elem_id="stop-search", visible=False)
+  return Parts(scenes=scenes, files=files, received=received, stop=stop)
 
 
 def _views() -> Parts:

@@ -6,9 +6,13 @@ Nothing is computed here: the commands' own sessions do it, and what they tell i
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 import pathlib
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 
 from etils import epath
 from PIL import Image
@@ -27,6 +31,7 @@ from imx2mx_jax import (
 )
 from imx2mx_jax.app.worker import Job
 from imx2mx_jax.config import ConfigDict, RunConfig
+from imx2mx_jax.errors import SceneError, UserError
 from imx2mx_jax.render import session as rendering
 from imx2mx_jax.render import settings as render_settings
 from imx2mx_jax.render.settings import RenderConfig
@@ -38,6 +43,7 @@ from imx2mx_jax.shapes import np
 MICRO = pathlib.Path(micro.__file__).parent
 """The folder of bundled scenes and models."""
 
+_LOOK = 0.3  # seconds between two looks at whether to stop
 _MOST_PACKED = 1_000_000_000  # bytes of a personalised student that is put into a download
 
 
@@ -105,11 +111,58 @@ def command(argv: Sequence[str], run: RunConfig) -> list[str]:
 # --- scenes ----------------------------------------------------------------------------------
 
 
-def cameras(photos: pathlib.Path, out: pathlib.Path, job: Job) -> pathlib.Path:
-  """Finds the photographs' cameras, where they are not there yet, and gives the scene."""
-  if not out.exists():
-    poses.find(photos, out, lambda line: job.show(line=line.strip()))
-  return out
+def cameras(photos: pathlib.Path, out: pathlib.Path, job: Job) -> pathlib.Path | None:
+  """Finds the photographs' cameras, where they are not there yet, and gives the scene.
+
+  None where it was stopped. A process of its own does it, for COLMAP's code hears no stop. Raises:
+  SceneError.
+  """
+  if out.exists():
+    return out
+  context = multiprocessing.get_context("spawn")
+  heard, told = context.Pipe(duplex=False)
+  with tempfile.TemporaryDirectory(prefix="cameras-") as work:
+    search = context.Process(target=_find, args=(photos, out, work, told), daemon=True)
+    search.start()
+    told.close()  # the process has its own
+    try:
+      _follow(heard, job)
+    finally:
+      search.kill()  # it has ended but after a stop
+      search.join()
+      heard.close()
+  if not job.stop.obeyed:
+    return out
+  for staged in out.parent.glob(f".{out.name}-*"):
+    shutil.rmtree(staged)
+  return None
+
+
+def _find(photos: pathlib.Path, out: pathlib.Path, work: str, told: Connection) -> None:
+  """Sends what the search tells, and the scene or the error that it ends with."""
+  tempfile.tempdir = work
+  try:
+    poses.find(photos, out, told.send)
+    told.send(out)
+  except UserError as error:
+    told.send(error)
+
+
+def _follow(heard: Connection, job: Job) -> None:
+  """Shows what a search tells until it has ended, or is to stop. Raises: SceneError."""
+  while not job.stop.heard:
+    if not heard.poll(_LOOK):
+      continue
+    try:
+      said = heard.recv()
+    except EOFError:
+      raise SceneError("the search for cameras broke off; the terminal says why") from None
+    if isinstance(said, UserError):
+      raise said
+    if isinstance(said, pathlib.Path):
+      return
+    job.show(line=said.strip())
+  job.stop.obeyed = True
 
 
 def thumbnails(path: pathlib.Path, frames: Sequence[int], side: int) -> list[np.ndarray]:

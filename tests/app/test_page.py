@@ -2,14 +2,14 @@
 
 import functools
 import pathlib
-import shutil
 
 import pytest
 
-from imx2mx_jax import config, edit, poses
-from imx2mx_jax.app import server
+from imx2mx_jax import config, edit
+from imx2mx_jax.app import server, tasks
 from imx2mx_jax.app.worker import Worker
-from imx2mx_jax.errors import ConfigError, SceneError
+from imx2mx_jax.errors import ConfigError
+from tests.app import searches
 from tests.cli import support
 
 SCENE = support.MICRO / "scenes" / "scene_05"
@@ -77,27 +77,37 @@ def test_one_view_is_too_few(page):
   assert "1 views are chosen; an edit needs 2" in answer[0]
 
 
-def test_dropped_photographs_get_cameras_and_become_a_scene(page, tmp_path, monkeypatch):
-  def find(photos, out, tell):
-    assert len(list(photos.iterdir())) == 8
-    tell("8 of 8 photographs have cameras that fit")
-    shutil.copytree(SCENE, out)
+def dropped(page):
+  return page.receive([str(file) for file in sorted((SCENE / "images").iterdir())])
 
-  monkeypatch.setattr(poses, "find", find)
-  files = [str(file) for file in sorted((SCENE / "images").iterdir())]
-  scenes, told, _ = list(page.receive(files))[-1]
-  assert "8 of 8 photographs have cameras that fit" in told
+
+def test_dropped_photographs_get_cameras_and_become_a_scene(page, tmp_path, monkeypatch):
+  monkeypatch.setattr(tasks, "_find", searches.found)
+  scenes, told, _, stop, _ = list(dropped(page))[-1]
+  assert "8 of 8 photographs have cameras that fit" in told and not stop["visible"]
   assert scenes["value"] in scenes["choices"] and scenes["value"].startswith("photographs-")
   assert (tmp_path / "scenes" / scenes["value"] / "transforms.json").exists()
 
 
-def test_photographs_without_cameras_are_told_why(page, monkeypatch):
-  def find(photos, out, tell):
-    raise SceneError("0 of 8 photographs have one; photograph it again")
+@pytest.mark.parametrize(
+  "search, why",
+  [(searches.refused, "0 of 8 photographs have one"), (searches.broken, "broke off")],
+)
+def test_photographs_without_cameras_are_told_why(page, search, why, monkeypatch):
+  monkeypatch.setattr(tasks, "_find", search)
+  *_, told, _, stop, _ = list(dropped(page))[-1]
+  assert why in told and 'role="alert"' in told and not stop["visible"]
 
-  monkeypatch.setattr(poses, "find", find)
-  answers = list(page.receive([str(file) for file in (SCENE / "images").iterdir()]))
-  assert "0 of 8 photographs have one" in answers[-1][1] and 'role="alert"' in answers[-1][1]
+
+def test_a_search_for_cameras_is_stopped_and_leaves_nothing(page, tmp_path, monkeypatch):
+  monkeypatch.setattr(tasks, "_find", searches.endless)
+  answers = dropped(page)
+  _, told, _, stop, key = next(answer for answer in answers if "matching 28 pairs" in answer[1])
+  assert stop["visible"]
+  page.cancel(key)
+  *_, (_, told, files, stop, _) = answers
+  assert "the search was stopped" in told and files is None and not stop["visible"]
+  assert not list((tmp_path / "scenes").iterdir())
 
 
 def test_suspicious_cameras_are_told(page, monkeypatch):
