@@ -9,7 +9,7 @@ from etils import epath
 
 from imx2mx_jax import cameras, edit, paths, scene
 from imx2mx_jax import config as run_config
-from imx2mx_jax.errors import RunFolderError, SceneError
+from imx2mx_jax.errors import ConfigError, RunFolderError, SceneError
 from imx2mx_jax.render.settings import ALONG_INPUTS, RenderConfig
 from imx2mx_jax.shapes import Float, np
 
@@ -46,8 +46,12 @@ class Inputs:
 
 
 def read(wanted: RenderConfig) -> Inputs:
-  """The views that the settings name. Raises SceneError and RunFolderError."""
+  """The views that the settings name. Raises SceneError, RunFolderError and ConfigError."""
   path = epath.Path(wanted.source).expanduser()
+  if wanted.fov != RenderConfig.fov and not _is_photograph(path):
+    raise ConfigError(
+      f"--fov={wanted.fov:g}: {path} has cameras of its own; leave it out, or name one photograph"
+    )
   if (path / "finished.json").exists():
     return _of_run(path, wanted)
   if (path / "config.json").exists():

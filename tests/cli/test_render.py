@@ -217,6 +217,7 @@ def test_a_path_that_leaves_what_the_inputs_saw_is_told():
     (["--out=tests"], "tests holds other things"),
     (["--out=setup.py"], "setup.py is a file, no folder"),
     (["--student=personalised"], "is no finished run"),
+    (["--fov=40"], "has cameras of its own; leave it out"),
   ],
 )
 def test_mistakes_are_told_in_one_sentence(options, words, capsys, monkeypatch):
