@@ -7,6 +7,7 @@ them, the anchors being clean. Source: NETWORKS.md, section D; golden/README.md,
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from imx2mx_jax import diffusion, teachers
 from imx2mx_jax.models import clip_vision
 from imx2mx_jax.models.network import Network
-from imx2mx_jax.shapes import Array, Bool, Float, Params, np
+from imx2mx_jax.shapes import Array, Bool, Float, Int, Params, np
 from imx2mx_jax.students import Seva, SevaConditioning, replace_clean
 
 RULES = ("plain", "multiview", "temporal")
@@ -102,18 +103,47 @@ def sample(
   (diffusion.accidental_noise_scale; golden tensors contain it, pictures do not show it).
   Under jit, what is not used of the two costs nothing.
   """
+  zeta, levels = start(student, noise, steps)
+  return advance(student, params, cond, scales, zeta, levels, added)
+
+
+class Levels(NamedTuple):
+  """The student's timesteps before some Euler steps, and the noise levels before and after."""
+
+  tau: Int[Array, " S"]
+  sigma: Float[Array, " S"]
+  sigma_next: Float[Array, " S"]
+
+
+def start(
+  student: Seva, noise: Float[Array, "T h w 4"], steps: int
+) -> tuple[Float[Array, "T h w 4"], Levels]:
+  """Latents at the highest noise level, and the levels of the steps from there."""
   taus = np.array(diffusion.sampling_timesteps(steps, student.schedule.steps))
   sigmas = student.schedule.sigmas[taus]
+  levels = Levels(*map(jnp.asarray, (taus, sigmas, np.append(sigmas[1:], 0))))
+  return noise * student.schedule.init_scale(taus[0]), levels
 
-  def step(zeta: Float[Array, "T h w 4"], levels: tuple):
-    tau, sigma, sigma_next, more = levels
+
+def advance(
+  student: Seva,
+  params: Params,
+  cond: SevaConditioning,
+  scales: Float[Array, " T"],
+  zeta: Float[Array, "T h w 4"],
+  levels: Levels,
+  added: Float[Array, "S T h w 4"] | None = None,
+) -> tuple[Float[Array, "T h w 4"], Float[Array, "S T h w 4"]]:
+  """Some of `sample`'s steps: latents of all frames after the last, and after each of them."""
+
+  def step(zeta: Float[Array, "T h w 4"], inputs: tuple):
+    (tau, sigma, sigma_next), more = inputs
     zeta = zeta if more is None else zeta + more
     zeta0 = denoise(student, params, cond, zeta, tau, scales)
     zeta = diffusion.euler_step(zeta, zeta0, sigma, sigma_next)
     return zeta, zeta
 
-  levels = jnp.asarray(taus), jnp.asarray(sigmas), jnp.asarray(np.append(sigmas[1:], 0)), added
-  return jax.lax.scan(step, noise * student.schedule.init_scale(taus[0]), levels)
+  return jax.lax.scan(step, zeta, (levels, added))
 
 
 # --- conditioning ----------------------------------------------------------------------------

@@ -35,7 +35,6 @@ from imx2mx_jax.errors import SceneError, UserError
 from imx2mx_jax.render import session as rendering
 from imx2mx_jax.render import settings as render_settings
 from imx2mx_jax.render.settings import RenderConfig
-from imx2mx_jax.render.views import Rendered
 from imx2mx_jax.report import page
 from imx2mx_jax.resumable import STATE, flat_settings
 from imx2mx_jax.shapes import np
@@ -280,14 +279,11 @@ def video(
   Gives the video and a zip of the run's folder with it; None where it was stopped.
   """
   job.show(line="reading weights, compiling")
-  paces, warnings = [], []
+  warnings = []
 
-  def tell(rendered: Rendered) -> None:
-    paces.append(rendered.seconds / len(rendered.frames))  # the first call compiles
-    left = terminal.duration(min(paces) * (rendered.total - rendered.done))
-    line = "; ".join([f"frame {rendered.done} of {rendered.total}, {left} left", *warnings])
-    share = rendered.done / rendered.total
-    job.show(line=line, share=share, pictures=tuple(rendered.images[:1]))
+  def tell(progress: rendering.Progress) -> None:
+    line = "; ".join([progress.line(), *warnings])
+    job.show(line=line, share=progress.share, pictures=progress.images[:1])
 
   folder = rendering.render_path(wanted, job.stop, tell, warnings.append)
   if job.stop.obeyed:

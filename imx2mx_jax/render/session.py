@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 
 import jax
@@ -13,24 +14,59 @@ from imx2mx_jax.render import inputs as reading
 from imx2mx_jax.render import splats, views
 from imx2mx_jax.render.folder import RenderFolder
 from imx2mx_jax.render.settings import RenderConfig
-from imx2mx_jax.shapes import np
+from imx2mx_jax.shapes import UInt8, np
 
 _MOSTLY = 0.5  # share of a frame
 
-Watcher = Callable[[views.Rendered], None]
+_SILENCE = 10.0  # seconds without a line, at least, while no frame is finished
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """How far a rendering is. done: of `total` frames. pace: seconds a step, at best.
+
+  taken, left: steps of this call, and those still to take. images: the frames finished last.
+  """
+
+  done: int
+  total: int
+  taken: int = 0
+  left: int = 0
+  pace: float = math.inf
+  images: tuple[UInt8[np.ndarray, "H W 3"], ...] = ()
+
+  def after(self, event: views.Event) -> "Progress":
+    """The same, when this has happened too."""
+    if isinstance(event, views.Rendered):
+      return dataclasses.replace(self, done=event.done, images=tuple(event.images))
+    pace = min(self.pace, event.seconds / event.taken)  # the first steps are compiled first
+    return dataclasses.replace(self, taken=self.taken + event.taken, left=event.left, pace=pace)
+
+  @property
+  def share(self) -> float:
+    """Of this call's steps, from 0 to 1."""
+    return self.taken / max(self.taken + self.left, 1)
+
+  def line(self) -> str:
+    """In words, with the time left."""
+    left = terminal.duration(self.pace * self.left)
+    return f"{self.done} of {self.total} frames, {self.pace:.3g} s a step, {left} left"
+
+
+Watcher = Callable[[Progress], None]
 
 
 def render_path(
   wanted: RenderConfig,
   stop: terminal.Stop,
-  watch: Watcher = lambda rendered: None,
+  watch: Watcher = lambda progress: None,
   warn: Callable[[str], None] = logging.warning,
 ) -> epath.Path:
   """Renders a path, or goes on where an earlier call was stopped, and gives the folder.
 
-  stop: once it has heard a signal, the chunk at hand is finished and written. watch: is shown what
-  each pass rendered, and of how many frames in all. warn: is told what may disappoint. Raises the
-  UserErrors of everything that it reads and writes.
+  stop: once it has heard a signal, the chunk at hand is finished and written. watch: is shown how
+  far it is, every few steps and when frames are finished. warn: is told what may disappoint. Raises
+  the UserErrors of everything that it reads and writes.
   """
   given = reading.read(wanted)
   path = reading.cameras_of(wanted, given)
@@ -70,16 +106,19 @@ def _frames(
   passes = f"{len(plan.anchors)} anchors, then {len(plan.chunks)} chunks"
   where = f"{passes if plan.anchors else 'one pass'}, on {jax.devices()[0].device_kind}"
   print(f"{told}, {where}; {f'{len(done)} done, ' if done else ''}compiling", flush=True)
-  pace = math.inf
-  for rendered in views.render(wanted, given, path, models, anchors, done):
-    folder.write_frames(rendered.frames, rendered.images)
-    if rendered.anchors:
-      folder.save(1, rendered.anchors)
-    pace = min(pace, rendered.seconds / len(rendered.frames))  # the first call compiles
-    watch(rendered)
-    left = terminal.duration(pace * (total - rendered.done))
-    print(f"{rendered.done} of {total} frames, {pace:.3g} s each, {left} left", flush=True)
-    if stop.heard and rendered.done < total:
+  progress, said = Progress(len(done), total), time.monotonic()
+  for event in views.render(wanted, given, path, models, anchors, done):
+    finished = isinstance(event, views.Rendered)
+    if finished:
+      folder.write_frames(event.frames, event.images)
+      if event.anchors:
+        folder.save(1, event.anchors)
+    progress = progress.after(event)
+    watch(progress)
+    if finished or time.monotonic() - said > _SILENCE:
+      said = time.monotonic()
+      print(progress.line(), flush=True)
+    if stop.heard and finished and event.done < total:
       stop.obeyed = True
       print("stopped; the same command goes on from here")
       return True

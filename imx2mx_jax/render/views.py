@@ -1,9 +1,9 @@
-"""Novel views, pass by pass and chunk by chunk. Writes nothing."""
+"""Novel views, pass by pass and chunk by chunk; tells of the steps between. Writes nothing."""
 
 import dataclasses
 import functools
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,10 @@ from imx2mx_jax.errors import ConfigError, WeightsError
 from imx2mx_jax.models.network import Network
 from imx2mx_jax.render.inputs import Inputs, Weights
 from imx2mx_jax.render.settings import RenderConfig
-from imx2mx_jax.shapes import Array, Bool, Float, Key, Params, UInt8, np
+from imx2mx_jax.shapes import Array, Bool, Float, Params, UInt8, np
 from imx2mx_jax.students import Seva, SevaConditioning
+
+_TOGETHER = 10  # steps at most between two looks at the clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +31,28 @@ class Models:
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-  """Some of the path's frames. done, total: frames that are finished, and all. seconds: for these.
+  """Some of the path's frames. done, total: frames that are finished, and all.
 
   anchors: what a later call needs to go on from the first pass; else empty.
   """
 
   frames: tuple[int, ...]
   images: UInt8[np.ndarray, "F H W 3"]
-  seconds: float
   done: int
   total: int
   anchors: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Advanced:
+  """Some steps of a pass. left: steps that this rendering has still to take. seconds: for these."""
+
+  taken: int
+  left: int
+  seconds: float
+
+
+Event = Advanced | Rendered
 
 
 def load_models(folders: Weights, hw: tuple[int, int], dtype: str) -> Models:
@@ -88,8 +101,8 @@ def render(
   models: Models,
   anchors: Mapping[str, Array] | None = None,
   done: Container[int] = (),
-) -> Iterator[Rendered]:
-  """The path's views, as they are finished.
+) -> Iterator[Event]:
+  """The path's views, as they are finished, and the steps on the way.
 
   anchors: of an earlier call with the same settings, None for none. done: frames that it finished;
   chunks of them alone are left out. The result does not depend on either.
@@ -98,22 +111,21 @@ def render(
   work = _prepare(wanted, inputs, path, models)
   total = len(path[0])
   finished = {frame for frame in range(total) if frame in done}
-  if passes.anchors and (anchors is None or not finished.issuperset(passes.anchors)):
-    began = time.monotonic()
-    images, anchors = _first_pass(work, passes)
-    finished |= set(passes.anchors)
-    seconds = time.monotonic() - began
-    yield Rendered(passes.anchors, images, seconds, len(finished), total, anchors)
+  first = bool(passes.anchors) and (anchors is None or not finished.issuperset(passes.anchors))
+  known = finished.union(passes.anchors)
+  missing = [tuple(sorted(set(chunk) - known)) for chunk in passes.chunks]
+  chunks = [number for number, frames in enumerate(missing) if frames]
+  if first:
+    images, anchors = yield from _first_pass(work, passes, later=len(chunks))
+    finished = known
+    yield Rendered(passes.anchors, images, len(finished), total, anchors)
   anchors = {name: np.asarray(array) for name, array in (anchors or {}).items()}
-  for number, chunk in enumerate(passes.chunks):
-    missing = tuple(sorted(set(chunk) - finished))
-    if not missing:
-      continue
-    began = time.monotonic()
-    images = _chunk(work, passes, anchors, number)
-    images = images[[chunk.index(frame) for frame in missing]]
-    finished |= set(missing)
-    yield Rendered(missing, images, time.monotonic() - began, len(finished), total, {})
+  for later, number in zip(reversed(range(len(chunks))), chunks, strict=True):
+    images = yield from _chunk(work, passes, anchors, number, later)
+    frames = missing[number]
+    images = images[[passes.chunks[number].index(frame) for frame in frames]]
+    finished = finished.union(frames)
+    yield Rendered(frames, images, len(finished), total, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,16 +153,18 @@ def _prepare(wanted: RenderConfig, inputs: Inputs, path: paths.Cameras, models: 
   return _Work(wanted, models, np.asarray(latents), np.asarray(embeddings), c2w, K)
 
 
-def _first_pass(work: _Work, passes: sampler.Passes) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """The anchors' pictures, and what the second pass reads of them."""
+def _first_pass(
+  work: _Work, passes: sampler.Passes, later: int
+) -> Generator[Advanced, None, tuple[np.ndarray, dict[str, np.ndarray]]]:
+  """The anchors' pictures, and what the second pass reads of them. later: passes after this."""
   count, views = len(passes.anchors), work.views
   rows = [*range(views), *(views + frame for frame in passes.anchors)]
   clean = np.arange(len(rows)) < views
   latents = np.pad(work.latents, [(0, count), (0, 0), (0, 0), (0, 0)])
   embeddings = np.pad(work.embeddings, [(0, count), (0, 0)])
   wanted = work.wanted
-  zeta, images = _sampled(
-    work, rows, latents, embeddings, clean, wanted.rule, wanted.guidance, number=0
+  zeta, images = yield from _sampled(
+    work, rows, latents, embeddings, clean, wanted.rule, wanted.guidance, number=0, later=later
   )
   _, embeddings = jax.jit(sampler.encode)(
     work.models.vae, work.models.image_encoder, images[views:]
@@ -160,8 +174,8 @@ def _first_pass(work: _Work, passes: sampler.Passes) -> tuple[np.ndarray, dict[s
 
 
 def _chunk(
-  work: _Work, passes: sampler.Passes, anchors: Mapping[str, np.ndarray], number: int
-) -> np.ndarray:
+  work: _Work, passes: sampler.Passes, anchors: Mapping[str, np.ndarray], number: int, later: int
+) -> Generator[Advanced, None, np.ndarray]:
   """The pictures of a chunk's frames; those of anchors are without meaning."""
   chunk, views, wanted = passes.chunks[number], work.views, work.wanted
   at = [views + frame for frame in chunk]
@@ -178,7 +192,9 @@ def _chunk(
   rule = wanted.rule_second if second else wanted.rule
   guidance = wanted.guidance_second if second else wanted.guidance
   rows = [*kept, *at]
-  _, images = _sampled(work, rows, latents, embeddings, clean, rule, guidance, number + 1)
+  _, images = yield from _sampled(
+    work, rows, latents, embeddings, clean, rule, guidance, number + 1, later
+  )
   return pictures.to_uint8(images[len(kept) :])
 
 
@@ -191,19 +207,28 @@ def _sampled(
   rule: str,
   guidance: float,
   number: int,
-) -> tuple[Float[Array, "T h w 4"], Float[Array, "T H W 3"]]:
+  later: int,
+) -> Generator[Advanced, None, tuple[Float[Array, "T h w 4"], Float[Array, "T H W 3"]]]:
   """Latents and pictures of some cameras (rows of all), those that are clean being given."""
   c2w, K, wanted = work.c2w[rows], work.K[rows], work.wanted
   plucker = cameras.plucker(c2w, K, latents.shape[1:3])
   cond = sampler.condition(latents, embeddings, clean, plucker)
   lowest = min(guidance, wanted.guidance_min)
   scales = sampler.guidance_scales(rule, guidance, lowest, c2w, K, clean)
-  student = work.models.student
+  network = work.models.student
+  student = Seva(network.graphdef)
   key = jax.random.fold_in(jax.random.key(wanted.seed), number)
+  zeta, levels = sampler.start(student, jax.random.normal(key, latents.shape), wanted.steps)
+  together = max(n for n in range(1, _TOGETHER + 1) if wanted.steps % n == 0)
+  for step in range(0, wanted.steps, together):
+    began = time.monotonic()
+    some = sampler.Levels(*(level[step : step + together] for level in levels))
+    with sharding.on(_mesh()):
+      zeta = _advanced(student, network.params, cond, scales, zeta, some).block_until_ready()
+    left = wanted.steps * (later + 1) - step - together
+    yield Advanced(together, left, time.monotonic() - began)
   with sharding.on(_mesh()):
-    return _generate(
-      Seva(student.graphdef), student.params, work.models.vae, cond, scales, key, wanted.steps
-    )
+    return zeta, _decoded(work.models.vae, zeta)
 
 
 def _mesh() -> Mesh:
@@ -211,16 +236,18 @@ def _mesh() -> Mesh:
   return sharding.make_mesh(1, -1)
 
 
-@functools.partial(jax.jit, static_argnames=("student", "steps"))
-def _generate(
+@functools.partial(jax.jit, static_argnames="student")
+def _advanced(
   student: Seva,
   params: Params,
-  vae: Network,
   cond: SevaConditioning,
   scales: Float[Array, " T"],
-  key: Key[Array, ""],
-  steps: int,
-) -> tuple[Float[Array, "T h w 4"], Float[Array, "T H W 3"]]:
-  noise = jax.random.normal(key, cond.clean.shape)
-  zeta, _ = sampler.sample(student, params, cond, scales, noise, steps)
-  return zeta, teachers.decode(vae, zeta)
+  zeta: Float[Array, "T h w 4"],
+  levels: sampler.Levels,
+) -> Float[Array, "T h w 4"]:
+  return sampler.advance(student, params, cond, scales, zeta, levels)[0]
+
+
+@jax.jit
+def _decoded(vae: Network, zeta: Float[Array, "T h w 4"]) -> Float[Array, "T H W 3"]:
+  return teachers.decode(vae, zeta)

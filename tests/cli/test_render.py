@@ -16,7 +16,7 @@ from etils import epath
 from PIL import Image
 
 from imx2mx_jax import paths, scene, terminal
-from imx2mx_jax.render import inputs, session, settings, splats
+from imx2mx_jax.render import inputs, session, settings, splats, views
 from imx2mx_jax.render.__main__ import main
 from tests.cli import support
 
@@ -108,8 +108,13 @@ def test_a_stopped_rendering_goes_on_to_the_same_frames(arc, tmp_path, capsys):
   wanted = settings.parse(command("--path=arc", f"--out={tmp_path / 'stopped'}"))
   stop = terminal.Stop()
   stop.heard = 2
-  folder = session.render_path(wanted, stop)
+  seen = []
+  folder = session.render_path(wanted, stop, seen.append)
   assert stop.exit_code == 130 and len(pixels(folder)) == 4  # the anchors
+  assert [(progress.done, progress.taken, progress.left) for progress in seen] == [
+    (0, 2, 4),
+    (4, 2, 4),
+  ]
   assert not (folder / "video.mp4").exists()
   assert main(command("--path=arc", f"--out={folder}")) == 0
   assert "4 done" in capsys.readouterr().out
@@ -122,6 +127,17 @@ def test_a_lost_frame_is_made_again_and_the_same(arc, tmp_path):
   (folder / "frames" / "00001.png").unlink()
   assert main(command("--path=arc", f"--out={folder}")) == 0
   np.testing.assert_array_equal(pixels(folder), pixels(arc.folder))
+
+
+def test_a_frame_is_the_same_whenever_its_progress_is_told(arc, tmp_path, monkeypatch):
+  folder = shutil.copytree(arc.folder, tmp_path / "copy")
+  (folder / "frames" / "00001.png").unlink()
+  monkeypatch.setattr(views, "_TOGETHER", 1)
+  seen = []
+  wanted = settings.parse(command("--path=arc", f"--out={folder}"))
+  session.render_path(wanted, terminal.Stop(), seen.append)
+  assert [progress.share for progress in seen] == [0.5, 1, 1]
+  assert np.abs(pixels(folder).astype(int) - pixels(arc.folder)).max() <= 1
 
 
 def test_another_rendering_is_not_mixed_in(arc, capsys):
