@@ -12,7 +12,9 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.browser import BROWSER
 from tests.cli import support
@@ -154,6 +156,18 @@ def test_a_dropped_scene_is_opened(served, browser):
     page.locator("#files input[type=file]").set_input_files(files)
     page.wait_for_function("document.querySelectorAll('#views .thumbnail-item').length == 3")
     page.locator("#chosen", has_text="3 views").wait_for()
+
+
+def test_a_search_for_cameras_is_stopped(served, browser, tmp_path):
+  texture = np.random.default_rng(0).integers(0, 256, (12, 900, 1200, 3), np.uint8)
+  for number, pixels in enumerate(texture):
+    Image.fromarray(pixels).save(tmp_path / f"{number}.png", compress_level=0)
+  with opened(browser, served) as page:
+    page.locator("#files input[type=file]").set_input_files(sorted(tmp_path.iterdir()))
+    page.locator("#stop-search").click()
+    told(page, "^the search was stopped; drop the photographs again", at="#received")
+    page.locator("#stop-search").wait_for(state="hidden")
+  assert not [path for path in (served.out / "scenes").glob("*") if "photographs" in path.name]
 
 
 @pytest.mark.parametrize("width", [1200, 390])
