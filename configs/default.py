@@ -44,8 +44,9 @@ def get_config(teacher="instruct_pix2pix"):
 
   config.distill.dt = 50
   config.distill.t_min = 449  # where the micro student's estimate is clean
-  # The paper's 950 for 64 x 64 latents, rounded: noise hides as much of 12 x 12 ones at 570.
-  config.distill.upper = 600
+  # Noise of 600 hides as much of 12 x 12 latents as the paper's 950 of 64 x 64; with less of it
+  # the views agree better, and ambiguous edits have purer colours (benchmarks/RESULTS.md).
+  config.distill.upper = 300
   config.distill.iterations_first = 14
   config.distill.iterations = 2
 
@@ -56,5 +57,6 @@ def get_config(teacher="instruct_pix2pix"):
     config.teacher.kind = teacher
     config.teacher.controlnet = str(MICRO / "bundled" / "controlnet")
     config.teacher.text_guidance = 2.0  # sharper and nearer to the words (benchmarks/RESULTS.md)
+    config.distill.upper = 600
     config.instruction = "a red cylinder on grass at sunset"
   return config
