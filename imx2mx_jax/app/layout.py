@@ -13,7 +13,7 @@ import gradio as gr
 from imx2mx_jax import config
 from imx2mx_jax.app import shelf as shelves
 from imx2mx_jax.app import tasks, uploads, words
-from imx2mx_jax.app.server import Setting
+from imx2mx_jax.app.server import Setting, own_scene
 from imx2mx_jax.app.shelf import Shelf
 from imx2mx_jax.app.worker import Job, Status, Worker
 from imx2mx_jax.errors import SceneError, UserError
@@ -56,8 +56,8 @@ class Page:
     for folder in (tasks.MICRO / "scenes", self._setting.out / "scenes"):
       entries = sorted(folder.iterdir()) if folder.is_dir() else []
       found |= {path.name: path for path in entries if (path / uploads.CAMERAS).exists()}
-    configured = pathlib.Path(self._setting.tree.scene.path).expanduser()
-    return found | ({configured.name: configured} if configured.is_dir() else {})
+    own = own_scene(self._setting.tree)
+    return found | ({own.resolve().name: own} if own else {})
 
   def listed(self) -> Any:
     """The scenes, those included that came since the page was laid out."""
@@ -67,12 +67,14 @@ class Page:
     """A scene's thumbnails, with some chosen."""
     try:
       path = self._path(name)
-      frames = tasks.frames_of(path, _SHELF)
+      wished = self._wished_frames(path)
+      frames = tasks.frames_of(path, _SHELF, wished)
       images = tasks.thumbnails(path, frames, shelves.SIDE)
     except UserError as error:
       failed = words.status(str(error), failed=True)
       return None, [], "", gr.update(visible=False, value=False), failed
-    shelf = Shelf(path, tuple(frames), tuple(images), self._at_first(path, frames))
+    left = tasks.count_of(path) - len(frames)
+    shelf = Shelf(path, tuple(frames), tuple(images), wished or _spread(frames), left)
     mask = gr.update(visible=(path / uploads.MASKS).is_dir(), value=False)
     return shelf, shelf.marked(), shelf.told(), mask, gr.skip()
 
@@ -99,7 +101,7 @@ class Page:
       return
     try:
       received = uploads.receive([pathlib.Path(str(file)) for file in files], self._setting.out)
-    except SceneError as error:
+    except (SceneError, OSError) as error:
       yield gr.skip(), words.status(str(error), failed=True), None, gr.skip(), gr.skip()
       return
     said, scene = "the scene is here", received.folder
@@ -190,10 +192,11 @@ class Page:
       told = words.status(f"done: {film}")
       yield told, gr.update(visible=False), shown, str(packed), job.key
 
-  def cancel(self, key: str) -> None:
-    """Stops the job that this page follows."""
-    if job := self._worker.find(key):
-      self._worker.cancel(job)
+  def cancel(self, *keys: str) -> None:
+    """Stops the jobs that this page follows."""
+    for key in keys:
+      if job := self._worker.find(key):
+        self._worker.cancel(job)
 
   # --- what these stand on ---
 
@@ -203,15 +206,13 @@ class Page:
       raise SceneError("choose a scene, or drop photographs")
     return known[name]
 
-  def _at_first(self, path: pathlib.Path, frames: list[int]) -> tuple[int, ...]:
-    """The settings' own views of their own scene, the reference first; of others a few."""
+  def _wished_frames(self, path: pathlib.Path) -> tuple[int, ...]:
+    """The settings' own views of their own scene, the reference first; none of others."""
     scene = self._setting.tree.scene
-    wished = [frame for frame in config.frame_names(scene.frames) if isinstance(frame, int)]
-    if path == pathlib.Path(scene.path).expanduser() and wished and set(wished) <= set(frames):
-      first = [frame for frame in wished if str(frame) == scene.reference]
-      return tuple(dict.fromkeys([*first, *wished]))
-    steps = np.linspace(0, len(frames) - 1, min(_CHOSEN, len(frames))).round()
-    return tuple(sorted({frames[int(step)] for step in steps}))
+    names = config.frame_names(scene.frames)
+    if path != own_scene(self._setting.tree) or not names:
+      return ()
+    return tasks.numbers_of(path, names, config.frame_names(scene.reference))
 
   def _wished(
     self,
@@ -259,6 +260,12 @@ class Page:
     return words.code(shlex.join(tasks.command(self._setting.argv, run)))
 
 
+def _spread(frames: list[int]) -> tuple[int, ...]:
+  """A few of the frames, evenly."""
+  steps = np.linspace(0, len(frames) - 1, min(_CHOSEN, len(frames))).round()
+  return tuple(sorted({frames[int(step)] for step in steps}))
+
+
 def _shown(pictures: tuple[np.ndarray, ...] | None) -> Any:
   if pictures is None:
     return gr.skip()
@@ -274,26 +281,28 @@ def build(page: Page, setting: Setting) -> gr.Blocks:
       "3D. One piece of work runs at a time; others wait in a row.",
       elem_id="title",
     )
-    shelf, key, made = gr.State(None), gr.State(""), gr.State(None)
+    shelf, made = gr.State(None), gr.State(None)
+    searched, previewed, edited, filmed = (gr.State("") for _ in range(4))  # the jobs' keys
     scene = _scene(list(page.scenes()), setting)
     views = _views()
     asked = _instruction(setting)
     done = _result(setting)
-    _connect_scene(blocks, page, shelf, key, scene, views)
+    _connect_scene(blocks, page, shelf, searched, scene, views)
     fields = [shelf, asked.instruction, asked.text, asked.image, asked.seed, views.masked]
-    asked.preview.click(page.preview, fields, [asked.status, asked.sheet, key], **_AT_ONCE)
-    outputs = [asked.status, asked.now, key, asked.sheet, made]
+    outputs = [asked.status, asked.sheet, previewed]
+    asked.preview.click(page.preview, fields, outputs, **_AT_ONCE)
+    outputs = [asked.status, asked.now, edited, asked.sheet, made]
     outputs += [done.all, done.view, done.slider, done.download, done.report]
     asked.edit.click(page.edit, fields, outputs, **_AT_ONCE)
-    asked.cancel.click(page.cancel, key, **_AT_ONCE)
+    asked.cancel.click(page.cancel, [previewed, edited, filmed], **_AT_ONCE)
     done.view.input(page.view, [done.view, made], done.slider, **_AT_ONCE)
-    outputs = [done.filmed, done.frame, done.video, done.download, key]
+    outputs = [done.filmed, done.frame, done.video, done.download, filmed]
     done.film.click(page.video, [made, done.path, done.frames], outputs, **_AT_ONCE)
   return blocks
 
 
 def _connect_scene(
-  blocks: gr.Blocks, page: Page, shelf: gr.State, key: gr.State, scene: Parts, views: Parts
+  blocks: gr.Blocks, page: Page, shelf: gr.State, searched: gr.State, scene: Parts, views: Parts
 ) -> None:
   shown = [shelf, views.gallery, views.chosen, views.masked, scene.received]
   check = lambda event: event.then(page.doubts, shelf, views.doubts, **_AT_ONCE)
@@ -302,14 +311,15 @@ def _connect_scene(
   check(scene.scenes.change(page.open, scene.scenes, shown, **_AT_ONCE))
   scene.scenes.input(lambda: "", None, scene.received, **_AT_ONCE)
   check(views.gallery.select(page.toggle, shelf, [shelf, views.gallery, views.chosen], **_AT_ONCE))
-  outputs = [scene.scenes, scene.received, scene.files, scene.stop, key]
+  outputs = [scene.scenes, scene.received, scene.files, scene.stop, searched]
   scene.files.upload(page.receive, scene.files, outputs, **_AT_ONCE)
-  scene.stop.click(page.cancel, key, **_AT_ONCE)
+  scene.stop.click(page.cancel, searched, **_AT_ONCE)
 
 
 def _scene(names: list[str], setting: Setting) -> Parts:
   _heading(1, "Scene")
-  own = pathlib.Path(setting.tree.scene.path).name
+  path = own_scene(setting.tree)
+  own = path.resolve().name if path else ""
   with gr.Row(equal_height=True):
     with gr.Column(min_width=260):
       scenes = gr.Dropdown(names, value=own if own in names else names[0], label="Scene")

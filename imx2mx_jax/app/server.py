@@ -46,6 +46,7 @@ def prepared(out: pathlib.Path, argv: Sequence[str], frames: int, steps: int) ->
   if not any(argument.startswith("--config=") for argument in argv):
     argv = (_CONFIG, *argv)
   tree = config.parse(["imx2mx_jax.app", *argv])
+  own_scene(tree)
   compilation.keep()
   out = out.expanduser().absolute()
   try:
@@ -56,6 +57,20 @@ def prepared(out: pathlib.Path, argv: Sequence[str], frames: int, steps: int) ->
     ) from error
   load = functools.partial(edit.load_models, load=weights.keeping())
   return Setting(out, argv, tree, jax.default_backend(), frames, steps, load)
+
+
+def own_scene(tree: ConfigDict) -> pathlib.Path | None:
+  """The folder of the settings' scene, None where they name none. Raises: ConfigError."""
+  if not tree.scene.path:
+    return None
+  path = pathlib.Path(tree.scene.path).expanduser()
+  folder = path.parent if path.is_file() else path
+  if not folder.is_dir():
+    raise ConfigError(
+      f"--config.scene.path={tree.scene.path}: there is no such folder on this machine; copy it "
+      "here, or leave it out and drop it on the page"
+    )
+  return folder
 
 
 def serve(setting: Setting, port: int, stop: terminal.Stop) -> None:

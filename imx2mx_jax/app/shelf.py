@@ -16,12 +16,16 @@ _DIM = 0.55  # of the pictures that are not chosen
 
 @dataclasses.dataclass(frozen=True)
 class Shelf:
-  """A scene that is open: its frames' thumbnails, and which of them are chosen, in their order."""
+  """A scene that is open: its frames' thumbnails, and which of them are chosen, in their order.
+
+  left: how many frames of the scene are not here.
+  """
 
   path: pathlib.Path
   frames: tuple[int, ...]
   images: tuple[np.ndarray, ...]
   chosen: tuple[int, ...]
+  left: int = 0
 
   def toggled(self, place: int) -> "Shelf":
     """With one more view, or one less. place: on the shelf."""
@@ -38,10 +42,17 @@ class Shelf:
   def told(self) -> str:
     """Which views are chosen, in words."""
     if len(self.chosen) < FEWEST_VIEWS:
-      return f"Choose {FEWEST_VIEWS} to {MOST_VIEWS} views by clicking them."
+      said = f"Choose {FEWEST_VIEWS} to {MOST_VIEWS} views by clicking them."
+    else:
+      said = (
+        f"{len(self.chosen)} views; number 1 is the one that is edited first, and that the preview "
+        "shows. Click a view to add it or to take it out."
+      )
+    if not self.left:
+      return said
     return (
-      f"{len(self.chosen)} views; number 1 is the one that is edited first, and that the preview "
-      "shows. Click a view to add it or to take it out."
+      f"{said} {self.left} more frames of the scene are not shown; the page shows those that it is "
+      "begun with, `--config.scene.path=FOLDER --config.scene.frames=...`"
     )
 
 

@@ -170,10 +170,29 @@ def thumbnails(path: pathlib.Path, frames: Sequence[int], side: int) -> list[np.
   return [_small(scene.read_picture(transforms, frame)[0], side) for frame in frames]
 
 
-def frames_of(path: pathlib.Path, most: int) -> list[int]:
-  """At most so many of a scene's frames, evenly from its list. Raises: SceneError."""
-  count = len(scene.read_transforms(path).frames)
-  return sorted({int(i) for i in np.linspace(0, count - 1, min(count, most)).round()})
+def count_of(path: pathlib.Path) -> int:
+  """How many frames a scene has. Raises: SceneError."""
+  return len(scene.read_transforms(path).frames)
+
+
+def frames_of(path: pathlib.Path, most: int, wished: Sequence[int] = ()) -> list[int]:
+  """At most so many of a scene's frames, evenly from its list, and those wished for.
+
+  Raises: SceneError.
+  """
+  count = count_of(path)
+  evenly = np.linspace(0, count - 1, min(count, most)).round()
+  return sorted({int(i) for i in evenly}.union(wished))
+
+
+def numbers_of(
+  path: pathlib.Path, names: Sequence[int | str], reference: Sequence[int | str]
+) -> tuple[int, ...]:
+  """The frames that are named, the reference first if it is one of them. Raises: SceneError."""
+  transforms = scene.read_transforms(path)
+  numbers = scene.choose(transforms, names)
+  first = scene.choose(transforms, reference, fewest=1) if reference else []
+  return tuple(dict.fromkeys([*(n for n in first if n in numbers), *numbers]))
 
 
 def doubts(path: pathlib.Path, views: Sequence[int]) -> list[str]:

@@ -62,7 +62,7 @@ def receive(files: Sequence[pathlib.Path], out: pathlib.Path) -> Received:
     cameras = (staged / CAMERAS).exists()
     _refuse_no_pictures(staged)
     if cameras:
-      _check_cameras(staged)
+      _clean_cameras(staged)
     else:
       _flatten(staged)
     stem = _clean(zipped[0].stem) if zipped else ("scene" if cameras else "photographs")
@@ -102,6 +102,7 @@ def _unpack(file: pathlib.Path, folder: pathlib.Path) -> int:
   try:
     with zipfile.ZipFile(file) as archive:
       members = list(_members(archive))
+      _refuse_model(_clean(file.name), [path for _, path in members])
       top = _top([path for _, path in members])
       taken = [
         (info, folder / path.relative_to(top))
@@ -122,6 +123,16 @@ def _unpack(file: pathlib.Path, folder: pathlib.Path) -> int:
       "a password"
     ) from error
   return len(members) - len(taken)
+
+
+def _refuse_model(name: str, paths: Sequence[pathlib.PurePosixPath]) -> None:
+  """Refuses a COLMAP model as a scene's only cameras, which would be left out."""
+  names = {path.name for path in paths}
+  if CAMERAS not in names and names & {"cameras.bin", "cameras.txt"}:
+    raise SceneError(
+      f"{name}: has a COLMAP model and no {CAMERAS}, and the page reads only that; begin the page "
+      "with --config.scene.path=FOLDER, which reads such models, or drop the photographs alone"
+    )
 
 
 def _members(archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, pathlib.PurePosixPath]]:
@@ -177,16 +188,21 @@ def _has_picture(folder: pathlib.Path, frame: dict) -> bool:
   return path.is_file() or path.with_suffix(".png").is_file()
 
 
-def _check_cameras(folder: pathlib.Path) -> None:
-  """Refuses cameras whose pictures or depths lie elsewhere."""
-  for index, frame in enumerate(_read_cameras(folder)["frames"]):
+def _clean_cameras(folder: pathlib.Path) -> None:
+  """Has the cameras name pictures as these are named now. Refuses what lies elsewhere."""
+  content = _read_cameras(folder)
+  for index, frame in enumerate(content["frames"]):
     for key in _PATHS:
-      path = frame.get(key)
-      if isinstance(path, str) and not (folder / path).resolve().is_relative_to(folder.resolve()):
+      if not isinstance(path := frame.get(key), str):
+        continue
+      parts = pathlib.PurePosixPath(path.replace("\\", "/")).parts
+      if path.startswith("/") or ".." in parts or ":" in path:
         raise SceneError(
           f"{CAMERAS}: frame {index} has the {key} {path!r}, which leads out of the scene's "
           "folder; make it relative to the file"
         )
+      frame[key] = "/".join(map(_clean, parts))
+  (folder / CAMERAS).write_text(json.dumps(content))
 
 
 def _read_cameras(folder: pathlib.Path) -> dict:

@@ -37,6 +37,22 @@ def test_a_scene_is_opened_with_the_settings_views_the_reference_first(page):
   assert told.startswith("4 views") and not mask["visible"]
 
 
+def test_a_large_scene_shows_the_settings_own_views_and_says_what_it_leaves_out(
+  page, tmp_path, monkeypatch
+):
+  monkeypatch.setattr("imx2mx_jax.app.layout._SHELF", 3)
+  page._setting.tree.scene.frames, page._setting.tree.scene.reference = "001.png,6,2", "6"
+  shelf, *_ = page.open("scene_05")
+  assert shelf.frames == (0, 1, 2, 4, 6, 7) and shelf.chosen == (6, 1, 2)
+  assert "2 more frames of the scene are not shown" in shelf.told()
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/scene", "nowhere/scene"])
+def test_a_scene_that_is_not_on_this_machine_is_refused(path, tmp_path):
+  with pytest.raises(ConfigError, match=f"scene.path={path}: there is no such folder"):
+    server.prepared(tmp_path, [f"--config.scene.path={path}"], 8, 2)
+
+
 @pytest.mark.parametrize("name", ["../../etc", "/etc", "", str(SCENE)])
 def test_only_listed_scenes_are_opened(page, name):
   shelf, *_, said = page.open(name)

@@ -176,3 +176,28 @@ def test_too_many_and_too_large_pictures_are_refused(tmp_path, monkeypatch):
   assert refused(files, tmp_path).startswith("a.png: has 0 megapixels, more than")
   monkeypatch.setattr(uploads, "MOST_FILES", 1)
   assert refused(files, tmp_path).startswith("2 files are more than the 1 accepted")
+
+
+def test_a_zip_s_cameras_find_pictures_whose_names_were_cleaned(tmp_path):
+  frames = [
+    {"file_path": f"images/{name}", "transform_matrix": pose.tolist(), "fl_x": 9, "fl_y": 9}
+    for name, pose in (("a+b.png", np.eye(4)), ("#2", np.diag([1, 1, 1, 1]) + np.eye(4, k=3)))
+  ]
+  members = {"x/images/a+b.png": picture(1), "x/images/#2.png": picture(2)}
+  members["x/transforms.json"] = json.dumps({"frames": frames}).encode()
+  received = uploads.receive([zipped(tmp_path, members)], tmp_path / "out")
+  read = scene.load_scene(received.folder, size=8)
+  assert read.names == ("a_b.png", "_2")
+
+
+def test_cameras_may_not_name_what_no_file_is_called(tmp_path):
+  members = {"a.png": picture(), "transforms.json": b'{"frames": [{"file_path": "a\\u0000.png"}]}'}
+  received = uploads.receive([zipped(tmp_path, members)], tmp_path / "out")
+  with pytest.raises(SceneError, match="there is no picture"):
+    scene.read_picture(scene.read_transforms(received.folder), 0)
+
+
+def test_a_colmap_model_in_a_zip_is_refused_with_a_way_out(tmp_path):
+  members = {"images/a.png": picture(), "depth/a.png": picture(), "sparse/0/cameras.bin": b""}
+  said = refused([zipped(tmp_path, members)], tmp_path)
+  assert said.startswith("scene.zip: has a COLMAP model") and "--config.scene.path=FOLDER" in said
