@@ -123,6 +123,11 @@ MEASURES = ("sim", "dir", "cons", "warp", "warp_objects", "psnr", "color", "shar
 COSTS = ("seconds", "memory")  # of an edit; memory in GB
 
 
+def sets(row: str) -> list[str]:
+  """What a row sets, as on a command line."""
+  return [f"{name}={value}" for name, value in EDITS.get(row, {}).items()]
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
   """What is asked of a scene.
@@ -298,6 +303,7 @@ class Bench:
       images = np.asarray(pictures.teacher_source(images, run.teacher.size))
     return {
       "row": row,
+      "sets": sets(row),
       "scene": task.folder.name,
       "instruction": task.instruction,
       "seed": seed,
@@ -532,6 +538,16 @@ def finished(file: pathlib.Path) -> list[dict[str, Any]]:
   return whole
 
 
+def _refuse_other_rows(file: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
+  """Raises ConfigError where a line is of a row that set something else then."""
+  for line in lines:
+    now = sets(line["row"])
+    if (was := line.get("sets", now)) != now:
+      raise ConfigError(
+        f"{file}: the row {line['row']!r} set {was} and sets {now} now; name another folder"
+      )
+
+
 Case = tuple[str, Task, int]
 """A row, a task and a seed."""
 
@@ -552,6 +568,7 @@ def run_all(
   cases = [(row, task, seed) for task in asked for seed in seeds for row in args.rows]
   file = args.out / "cases.jsonl"
   lines = finished(file)
+  _refuse_other_rows(file, lines)
   file.write_text("".join(json.dumps(line) + "\n" for line in lines))  # without what was cut off
   done = {(line["row"], line["scene"], line["instruction"], line["seed"]) for line in lines}
   key = lambda case: (case[0], case[1].folder.name, case[1].instruction, case[2])

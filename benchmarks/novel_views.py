@@ -130,6 +130,8 @@ def from_runs(runs: Sequence[str], guidance: float, steps: int) -> dict[str, dic
 
 def _of_run(run: str, student: str, count: int, guidance: float, steps: int) -> dict[str, float]:
   given = reading.read(settings.parse(["", run, f"--student={student}"]))
+  if len(given.images) < count:
+    sys.exit(f"{run}: has {len(given.images)} views, and {count} are given to a student here")
   told = json.loads((pathlib.Path(run) / "config.json").read_text())["settings"]
   size = given.hw[0]
   scene = load_scene(told["scene.path"], size=size)

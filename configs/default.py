@@ -45,7 +45,8 @@ def get_config(teacher="instruct_pix2pix"):
   config.distill.dt = 50
   config.distill.t_min = 449  # where the micro student's estimate is clean
   # Noise of 600 hides as much of 12 x 12 latents as the paper's 950 of 64 x 64; with less of it
-  # the views agree better, and ambiguous edits have purer colours (benchmarks/RESULTS.md).
+  # the views agree better, and ambiguous edits have purer colours (benchmarks/RESULTS.md). As it
+  # is below all of the student's timesteps, the teacher's is always 300.
   config.distill.upper = 300
   config.distill.iterations_first = 14
   config.distill.iterations = 2

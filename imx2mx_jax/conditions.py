@@ -47,6 +47,20 @@ def of_views(
   return np.asarray(spread(depth[list(views)]))
 
 
+def content(scene: Scene, condition: str) -> bytes:
+  """What the conditions of all views are read from, to know whether it has changed.
+
+  condition: as of `of_views`; edges are read from nothing. Raises: SceneError.
+  """
+  if condition == "canny":
+    return b""
+  if condition == "depth":
+    depth = load_depth(scene, scene.images.shape[1:3])
+    return b"" if depth is None else depth.tobytes()
+  files = [_file(epath.Path(condition).expanduser(), name) for name in scene.names]
+  return b"".join(map(_bytes, files))
+
+
 def canny(images: Float[np.ndarray | Array, "N H W 3"]) -> Float[np.ndarray, "N H W 3"]:
   """White edges on black. images: in [-1, 1]."""
   edges = [cv2.Canny(image, *_THRESHOLDS) for image in pictures.to_uint8(images)]
@@ -63,12 +77,27 @@ def from_depth(depth: Float[Array, "H W"], hw: tuple[int, int]) -> Float[Array, 
 
 
 def _read(folder: epath.Path, name: str, hw: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
-  file = folder / f"{epath.Path(name).stem}.png"
+  file = _file(folder, name)
   try:
-    with Image.open(io.BytesIO(remote.read_bytes(file))) as picture:
+    with Image.open(io.BytesIO(_bytes(file))) as picture:
       pixels = pixels_of(picture, str(file)) / 2 + 0.5
   except (OSError, SyntaxError, ValueError) as error:
-    raise SceneError(
-      f"{file}: there is no condition that can be read ({error}); put a PNG there for each view"
-    ) from None
+    raise _unreadable(file, error) from None
   return np.clip(cameras.resize_and_crop(pixels, hw)[0], 0, 1)
+
+
+def _file(folder: epath.Path, name: str) -> epath.Path:
+  return folder / f"{epath.Path(name).stem}.png"
+
+
+def _bytes(file: epath.Path) -> bytes:
+  try:
+    return remote.read_bytes(file)
+  except (OSError, ValueError) as error:
+    raise _unreadable(file, error) from None
+
+
+def _unreadable(file: epath.Path, error: Exception) -> SceneError:
+  return SceneError(
+    f"{file}: there is no condition that can be read ({error}); put a PNG there for each view"
+  )

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from imx2mx_jax import config, pictures, scene, terminal
-from imx2mx_jax.errors import WeightsError
+from imx2mx_jax import config, pictures, scene, sheets, terminal
+from imx2mx_jax.errors import SceneError, WeightsError
 from imx2mx_jax.shapes import Float, UInt8, np
 
 MODEL = "depth-anything/Depth-Anything-V2-Base-hf"
@@ -38,14 +38,26 @@ def main(argv: Sequence[str]) -> int:
 def _estimate(args: argparse.Namespace) -> int:
   views = scene.load_scene(args.scene, config.frame_names(args.frames), size=args.size)
   files = [args.out / f"{pathlib.Path(name).stem}.png" for name in views.names]
-  network = load(args.model)
-  args.out.mkdir(parents=True, exist_ok=True)
-  for image, file in zip(pictures.to_uint8(views.images), files, strict=True):
-    Image.fromarray(depth_picture(network, image)).save(file)
-    print(file, flush=True)
-  (args.out / "NOTICE").write_text(f"depth by {args.model}\n{_terms(args.model)}\n")
+  try:
+    args.out.mkdir(parents=True, exist_ok=True)
+    network = load(args.model)
+    for image, file in zip(pictures.to_uint8(views.images), files, strict=True):
+      _write(file, sheets.png(depth_picture(network, image)))
+      print(file, flush=True)
+    _write(args.out / "NOTICE", f"depth by {args.model}\n{_terms(args.model)}\n".encode())
+  except OSError as error:
+    raise SceneError(
+      f"--out={args.out}: cannot be written ({error.strerror or error}); name another folder"
+    ) from error
   print(args.out)
   return 0
+
+
+def _write(file: pathlib.Path, content: bytes) -> None:
+  """A file, whole or not at all."""
+  temporary = file.with_name(f".{file.name}.tmp")
+  temporary.write_bytes(content)
+  temporary.replace(file)
 
 
 def load(model: str) -> Network:

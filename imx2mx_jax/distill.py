@@ -333,6 +333,11 @@ def is_network(part: Any) -> bool:
   return isinstance(part, Network)
 
 
+def sampling_weights(state: DistillState) -> Params:
+  """The student's weights that take its own steps: the averaged ones where there are some."""
+  return state.average or state.params["student"]
+
+
 @functools.partial(jax.jit, static_argnames="method", donate_argnames="state")
 def student_step(
   method: Method,
@@ -348,7 +353,7 @@ def student_step(
   """
   sigma, sigma_next = (method.student.schedule.sigma(tau) for tau in (state.tau, tau_next))
   zeta = state.latents + noise
-  weights = state.average or state.params["student"]
+  weights = sampling_weights(state)
   zeta0_hat = method.student.predict(weights, cond, zeta, state.tau)
   new = dataclasses.replace(
     state,

@@ -287,13 +287,13 @@ def edit(
   else:
     yield from _distill(loop, step, tau)
     zeta0 = yield from _last_prediction(loop)
-  params = seat.state().params
+  state = seat.state()
   if teacher_vae is not None:
-    z0 = distill.align(method, jax.device_get(params["mapping"]), zeta0)
+    z0 = distill.align(method, jax.device_get(state.params["mapping"]), zeta0)
     images = _result(run, scene, teacher_vae, _polished(loop, seat, z0))
   else:
     images = _result(run, scene, vae, zeta0[1:])
-  yield Finished(images, params["student"] if _total(plan) else {})
+  yield Finished(images, distill.sampling_weights(state) if _total(plan) else {})
 
 
 @dataclasses.dataclass(frozen=True)

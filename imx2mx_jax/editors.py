@@ -38,7 +38,7 @@ def make(
       return _instruct_pix2pix(run, models, images)
     case "controlnet":
       return _controlnet(run, models, scene, views, images)
-  return _maker(run.teacher.kind)(run, models, images)
+  return _own(run, models, images)
 
 
 def check(run: RunConfig) -> None:
@@ -117,6 +117,24 @@ def _check_controlnet(run: RunConfig, unet: UNetShape) -> None:
       )
 
 
+def _own(run: RunConfig, models: Any, images: Float[Array, "V H W 3"]) -> teachers.Teacher:
+  """What a file of the user's own makes."""
+  file = run.teacher.kind
+  try:
+    made = _maker(file)(run, models, images)
+  except Exception as error:  # whatever the user's file raises
+    raise _not_a_teacher(file, f"{type(error).__name__}: {error}") from error
+  if not isinstance(made, teachers.Teacher):
+    raise _not_a_teacher(file, f"{MAKER} gave a {type(made).__name__} without predict_noise")
+  return made
+
+
+def _not_a_teacher(file: str, why: str) -> ConfigError:
+  return ConfigError(
+    f"{file} cannot be used as a teacher ({why}); docs/new_teacher.md describes one"
+  )
+
+
 @functools.lru_cache
 def _maker(file: str) -> Callable[..., teachers.Teacher]:
   """What a file defines under MAKER. Run once: what is compiled for its teacher serves all runs."""
@@ -128,7 +146,4 @@ def _maker(file: str) -> Callable[..., teachers.Teacher]:
   try:
     return runpy.run_path(file)[MAKER]
   except Exception as error:  # whatever the user's file raises
-    raise ConfigError(
-      f"{file} cannot be used as a teacher ({type(error).__name__}: {error}); docs/new_teacher.md "
-      "describes one"
-    ) from error
+    raise _not_a_teacher(file, f"{type(error).__name__}: {error}") from error

@@ -36,8 +36,18 @@ import jax
 import safetensors.numpy
 from etils import epath
 
-from imx2mx_jax import __version__, checkpoint, claims, colmap, pictures, remote, sheets, weights
-from imx2mx_jax.config import RunConfig
+from imx2mx_jax import (
+  __version__,
+  checkpoint,
+  claims,
+  colmap,
+  conditions,
+  pictures,
+  remote,
+  sheets,
+  weights,
+)
+from imx2mx_jax.config import KINDS, RunConfig
 from imx2mx_jax.errors import RunFolderError, UserError
 from imx2mx_jax.journal import Journal
 from imx2mx_jax.resumable import STATE, Resumable, flat_settings, read_json
@@ -383,6 +393,10 @@ def _fingerprints(run: RunConfig, scene: Scene) -> dict[str, str]:
   cameras = epath.Path(scene.path).read_bytes()
   masks = b"" if scene.masks is None else scene.masks.tobytes()
   read = {"scene.path": cameras + pictures.to_uint8(scene.images).tobytes() + masks} | infos
+  if run.teacher.kind == "controlnet":
+    read["teacher.condition"] = conditions.content(scene, run.teacher.condition)
+  elif run.teacher.kind not in KINDS:
+    read["teacher.kind"] = pathlib.Path(run.teacher.kind).read_bytes()
   return {name: hashlib.sha256(content).hexdigest() for name, content in read.items()}
 
 

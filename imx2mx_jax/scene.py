@@ -267,7 +267,7 @@ def intrinsics(
   middle = (width / 2, height / 2) if in_pixels else (0.5, 0.5)
   principal = transforms.holder(index, ("cx", "cy"), authors)
   cx, cy = (
-    _number(principal, key, where) if key in principal else default
+    number(principal, key, where) if key in principal else default
     for key, default in zip(("cx", "cy"), middle, strict=True)
   )
   return np.array([[fl_x, 0, cx], [0, fl_y, cy], [0, 0, 1]])
@@ -317,7 +317,7 @@ def lens(transforms: Transforms, index: int) -> dict[str, float]:
       "undistort the pictures first (for example with COLMAP's image_undistorter)"
     )
   holder = transforms.holder(index, cameras.DISTORTION)
-  return {key: _number(holder, key, where) for key in cameras.DISTORTION if key in holder}
+  return {key: number(holder, key, where) for key in cameras.DISTORTION if key in holder}
 
 
 def cropped(
@@ -366,7 +366,7 @@ def _has_stated_size(transforms: Transforms, index: int, hw: tuple[int, int]) ->
 def _stated_size(transforms: Transforms, index: int) -> tuple[float | None, float | None]:
   """The file's w and h, None where it does not say."""
   where, sizes = transforms.where(index), transforms.holder(index, ("w", "h"))
-  w, h = (_number(sizes, key, where) if key in sizes else None for key in ("w", "h"))
+  w, h = (number(sizes, key, where) if key in sizes else None for key in ("w", "h"))
   return w, h
 
 
@@ -573,17 +573,18 @@ def _warn_of_distortion(
 def _focal_length(focal: Mapping[str, object], axis: str, side: int, where: str) -> float:
   length, angle = f"fl_{axis}", f"camera_angle_{axis}"
   if length in focal:
-    value = _number(focal, length, where)
+    value = number(focal, length, where)
     if value > 0:
       return value
     raise SceneError(f"{where} has {length} = {value:g}; a focal length is above zero, in pixels")
-  value = _number(focal, angle, where)
+  value = number(focal, angle, where)
   if 0 < value < math.pi:
     return side / 2 / math.tan(value / 2)
   raise SceneError(f"{where} has {angle} = {value:g}; it is in radians, between 0 and 3.14")
 
 
-def _number(holder: Mapping[str, object], key: str, where: str) -> float:
+def number(holder: Mapping[str, object], key: str, where: str) -> float:
+  """A finite number of a file. where: what a complaint begins with. Raises: SceneError."""
   value = holder[key]
   if isinstance(value, (int, float)) and math.isfinite(value):
     return value

@@ -72,7 +72,7 @@ def editing(
     with run_folder.opened(run) as folder:
       if (yield from _edit(run, folder, stop, load_models, place, name, watch)):
         _measure(folder.path)
-        _report(folder.path)
+        write_report(folder.path)
   finally:
     if seat:
       seat.leave()
@@ -239,7 +239,7 @@ def _measure(folder: epath.Path) -> None:
     print(f"  no {name}: {reason}")
 
 
-def _report(folder: epath.Path) -> None:
+def write_report(folder: epath.Path) -> None:
   """Writes report.html; whatever happens there, the edit stands."""
   try:
     page.write(folder)

@@ -102,6 +102,16 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(done, one_scene, tmp_pat
   assert without_costs(out) == without_costs(done)
 
 
+def test_a_row_that_meant_something_else_is_not_gone_on_with(done, one_scene, tmp_path, capsys):
+  out = shutil.copytree(done, tmp_path / "out")
+  changed = [line | {"sets": ["distill.t_min=9"]} for line in lines(out)]
+  (out / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
+  assert ablations.main(arguments(out, one_scene)) == 1
+  error = capsys.readouterr().err
+  assert "set ['distill.t_min=9'] and sets" in error and error.count("\n") == 1
+  assert lines(out) == changed
+
+
 def test_processes_share_the_cases_and_measure_what_one_does(one_scene, tmp_path):
   rows = "--rows=unedited,truth"
   assert ablations.main(arguments(tmp_path / "one", one_scene, rows)) == 0

@@ -157,7 +157,9 @@ def test_averaged_weights_lag_behind_and_take_the_students_steps():
   np.testing.assert_array_equal(
     distill.student_step(method, state, None, jnp.int32(400)).prediction, wanted
   )
-  assert step()[1].average == {}
+  assert distill.sampling_weights(state) is state.average
+  _, plain, _ = step()
+  assert plain.average == {} and distill.sampling_weights(plain) is plain.params["student"]
 
 
 @pytest.mark.parametrize(("tau", "highest"), [(999, 950), (500, 726), (0, 500), (940, 941)])

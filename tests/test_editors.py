@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from imx2mx_jax import conditions, pictures, scene, teachers, weights
+from imx2mx_jax import conditions, depth, pictures, scene, teachers, weights
 from imx2mx_jax.errors import SceneError
 from imx2mx_jax.main import main
 from imx2mx_jax.models.controlnet import ControlNet
@@ -68,8 +68,8 @@ def maps(tmp_path_factory):
   """The scene's own depth as a user would save it, near being bright."""
   folder = tmp_path_factory.mktemp("maps")
   views = scene.load_scene(support.SMALL["scene.path"], (2, 0), size=128)
-  for name, depth in zip(views.names, scene.load_depth(views, 128), strict=True):
-    map_ = np.asarray(conditions.from_depth(depth, depth.shape))
+  for name, far in zip(views.names, scene.load_depth(views, 128), strict=True):
+    map_ = np.asarray(conditions.from_depth(far, far.shape))
     Image.fromarray(np.rint(map_ * 255).astype(np.uint8)).save(folder / name)
   return folder
 
@@ -140,6 +140,16 @@ def test_a_view_without_a_map_is_named(maps, tmp_path):
     conditions.of_views(views, [0, 1], views.images, str(tmp_path))
 
 
+def test_maps_that_have_changed_are_not_those_of_before(maps, tmp_path):
+  views = scene.load_scene(support.SMALL["scene.path"], (2, 0), size=32)
+  changed = shutil.copytree(maps, tmp_path / "maps")
+  before = conditions.content(views, str(changed))
+  assert before == conditions.content(views, str(maps))
+  Image.new("L", (8, 8), 9).save(changed / views.names[1])
+  assert before != conditions.content(views, str(changed))
+  assert conditions.content(views, "depth") and not conditions.content(views, "canny")
+
+
 def test_a_scene_without_depth_is_told_what_to_give(tmp_path):
   shutil.copytree(support.SMALL["scene.path"], tmp_path / "scene")
   file = tmp_path / "scene" / "transforms.json"
@@ -187,3 +197,10 @@ def test_an_editors_unet_without_a_source_is_a_text_to_image_model():
     for net in (editor, drawn)
   )
   np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_depth_pictures_need_a_folder_that_can_be_written(tmp_path, capsys):
+  (tmp_path / "file").touch()
+  assert depth.main([str(support.SMALL["scene.path"]), f"--out={tmp_path / 'file'}"]) == 1
+  error = capsys.readouterr().err
+  assert "cannot be written" in error and error.count("\n") == 1

@@ -51,7 +51,7 @@ MAY_IMPORT = {
   },
   "mapping": {"colmap", "matches"},
   "poses": {"colmap", "mapping", "scene", "scene_check", "terminal"},
-  "depth": {"config", "pictures", "scene", "terminal"},
+  "depth": {"config", "pictures", "scene", "sheets", "terminal"},
   "weights": {"checkpoint", "models", "remote"},
   "report": {"config", "matches", "report", "scene", "sheets", "terminal"},
   "evaluate": {
@@ -98,6 +98,7 @@ MAY_IMPORT = {
   "resumable": {"checkpoint"},
   "run_folder": {
     "colmap",
+    "conditions",
     "checkpoint",
     "claims",
     "config",

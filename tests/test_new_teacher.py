@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imx2mx_jax.main import main
 from tests import tiny
 from tests.cli import support
 
@@ -50,3 +51,14 @@ def test_a_student_is_distilled_from_it(cache, tmp_path):
   assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
   source = support.MICRO / "scenes" / "scene_05" / "images" / "002.png"
   assert redness(tmp_path / "run" / "reference.png") > redness(source) + 30
+
+
+@pytest.mark.parametrize(
+  "body, told", [("raise ValueError('no luck')", "ValueError: no luck"), ("pass", "a NoneType")]
+)
+def test_a_teacher_that_is_none_is_told_in_a_sentence(body, told, tmp_path, capsys):
+  (tmp_path / "broken.py").write_text(f"def make_teacher(run, models, images):\n  {body}\n")
+  changes = {"teacher__kind": tmp_path / "broken.py", "method": "teacher_only"}
+  assert main(["main", *support.arguments(tmp_path / "run", **changes)]) == 1
+  error = capsys.readouterr().err
+  assert told in error and "docs/new_teacher.md" in error and error.count("\n") == 1

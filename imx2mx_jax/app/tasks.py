@@ -35,7 +35,6 @@ from imx2mx_jax.errors import SceneError, UserError
 from imx2mx_jax.render import session as rendering
 from imx2mx_jax.render import settings as render_settings
 from imx2mx_jax.render.settings import RenderConfig
-from imx2mx_jax.report import page
 from imx2mx_jax.resumable import STATE, flat_settings
 from imx2mx_jax.shapes import np
 
@@ -307,7 +306,7 @@ def video(
   folder = rendering.render_path(wanted, job.stop, tell, warnings.append)
   if job.stop.obeyed:
     return None
-  page.write(epath.Path(run))  # with the video
+  session.write_report(epath.Path(run))  # with the video
   return pathlib.Path(folder) / "video.mp4", packed(run, downloads)
 
 

@@ -88,7 +88,7 @@ class RenderFolder(Resumable):
       raise RunFolderError(f"{self.path} is a file, no folder; choose another one with --out=...")
     if file.exists():
       self._refuse_other(read_json(file), stated)
-    elif self.path.exists() and any(self.path.iterdir()):
+    elif self.path.exists() and any(not x.name.startswith(".") for x in self.path.iterdir()):
       raise RunFolderError(f"{self.path} holds other things; choose another folder with --out=...")
     with self._writing():
       self._write(_SETTINGS, _json(stated))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from imx2mx_jax import cameras, edit, paths, scene
+from imx2mx_jax import cameras, edit, paths, remote, scene
 from imx2mx_jax import config as run_config
 from imx2mx_jax.errors import ConfigError, RunFolderError, SceneError
 from imx2mx_jax.render.settings import ALONG_INPUTS, RenderConfig
@@ -48,19 +48,24 @@ class Inputs:
 def read(wanted: RenderConfig) -> Inputs:
   """The views that the settings name. Raises SceneError, RunFolderError and ConfigError."""
   path = epath.Path(wanted.source).expanduser()
-  if wanted.fov != RenderConfig.fov and not _is_photograph(path):
+  with remote.reaching(path):
+    finished, begun = ((path / name).exists() for name in ("finished.json", "config.json"))
+    photograph = _is_photograph(path)
+  if photograph and wanted.views:
+    raise ConfigError(f"--views={wanted.views}: {path} is one photograph; leave it out")
+  if wanted.fov != RenderConfig.fov and path.exists() and not photograph:
     raise ConfigError(
       f"--fov={wanted.fov:g}: {path} has cameras of its own; leave it out, or name one photograph"
     )
-  if (path / "finished.json").exists():
+  if finished:
     return _of_run(path, wanted)
-  if (path / "config.json").exists():
+  if begun:
     raise RunFolderError(
       f"{path} is a run that is not finished; finish it with the command that began it"
     )
   if wanted.student != "original":
     raise RunFolderError(f"{path} is no finished run and has no personalised student; leave it out")
-  views = _photograph(path, wanted.fov) if _is_photograph(path) else _of_scene(path, wanted.views)
+  views = _photograph(path, wanted.fov) if photograph else _of_scene(path, wanted.views)
   name = path.parent.name if path.name == "transforms.json" else path.stem
   hw = wanted.hw or (_SIZE, _SIZE)
   return _framed(views, hw, _weights(wanted.models or "weights"), f"runs/{name}")
@@ -91,7 +96,7 @@ def _photograph(path: epath.Path, fov: float) -> list[scene.View]:
 
 def _of_scene(path: epath.Path, names: str) -> list[scene.View]:
   transforms = scene.read_transforms(path)
-  chosen = scene.choose(transforms, run_config.frame_names(names), fewest=1)
+  chosen = scene.choose(transforms, run_config.frame_names(names), fewest=1, most=math.inf)
   return [scene.straightened(scene.read_view(transforms, index)) for index in chosen]
 
 
@@ -150,16 +155,26 @@ def _framed(views: list[scene.View], hw: tuple[int, int], weights: Weights, out:
 
 
 def _wanted_cameras(transforms: scene.Transforms, hw: tuple[int, int]) -> paths.Cameras:
-  """The cameras of a file, cut to (height, width) as its pictures would be."""
+  """The cameras of a file, cut to (height, width) as its pictures would be. Raises: SceneError."""
   poses, intrinsics = [], []
   for index in range(len(transforms.frames)):
-    sizes = transforms.holder(index, ("w", "h"))
-    if not {"w", "h"} <= sizes.keys():
+    stated = _stated_size(transforms, index)
+    if any(scene.lens(transforms, index).values()):
       raise SceneError(
-        f"{transforms.where(index)} has no w and h; add the size in pixels that its intrinsics mean"
+        f"{transforms.where(index)} has lens distortion, and what is rendered has none; take it out"
       )
-    stated = int(sizes["h"]), int(sizes["w"])
     K = cameras.pixel_intrinsics(scene.intrinsics(transforms, index, stated), stated)
     poses.append(scene.camera_to_world(transforms, index))
     intrinsics.append(cameras.crop_intrinsics(K, cameras.covering_crop(stated, hw)))
   return np.stack(poses), np.stack(intrinsics).astype(np.float64)
+
+
+def _stated_size(transforms: scene.Transforms, index: int) -> tuple[int, int]:
+  """A frame's height and width in pixels. Raises: SceneError."""
+  where, sizes = transforms.where(index), transforms.holder(index, ("w", "h"))
+  if not {"w", "h"} <= sizes.keys():
+    raise SceneError(f"{where} has no w and h; add the size in pixels that its intrinsics mean")
+  height, width = (int(scene.number(sizes, key, where)) for key in ("h", "w"))
+  if min(height, width) < 1:
+    raise SceneError(f"{where} has the size {width} x {height}; both must be 1 or more")
+  return height, width

@@ -147,5 +147,8 @@ def test_a_run_in_a_bucket_is_measured_reported_and_rendered(bucket, models, mac
   assert capsys.readouterr().out.splitlines()[-1] == "gs://bucket/arc"
   assert len(bucket.glob("gs://bucket/arc/frames/*.png")) == 3
   assert bucket.cat_file("gs://bucket/arc/video.mp4")
+  options = ["--path=arc", "--frames=3", "--steps=1"]
+  assert render(["render", run, *options, f"--out={run}/render/arc"]) == 0
+  assert bucket.cat_file(f"{run}/render/arc/video.mp4")
   machine()
   assert render(command) == 0  # all of it is there

@@ -234,14 +234,34 @@ def test_a_path_that_leaves_what_the_inputs_saw_is_told():
     (["--out=setup.py"], "setup.py is a file, no folder"),
     (["--student=personalised"], "is no finished run"),
     (["--fov=40"], "has cameras of its own; leave it out"),
+    (["--path={cameras}"], 'has w = "64px"; put a finite number there'),
   ],
 )
-def test_mistakes_are_told_in_one_sentence(options, words, capsys, monkeypatch):
+def test_mistakes_are_told_in_one_sentence(options, words, tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(support.REPOSITORY)
+  told = json.loads((SCENE / "transforms.json").read_text())
+  (tmp_path / "cameras.json").write_text(json.dumps(told | {"w": "64px", "h": 64}))
+  options = [option.format(cameras=tmp_path / "cameras.json") for option in options]
   assert main(command(*options)) == 1
   error = capsys.readouterr().err
   assert error.startswith("error: ") and error.count("\n") == 1
   assert words in error
+
+
+def test_views_of_one_photograph_are_refused(capsys):
+  photo = SCENE / "images" / "003.png"
+  assert main(["render", str(photo), MODELS, "--views=3"]) == 1
+  assert "is one photograph; leave it out" in capsys.readouterr().err
+  assert main(["render", "phto.jpg", MODELS, "--fov=40"]) == 1
+  assert "phto.jpg: there is no such folder" in capsys.readouterr().err
+
+
+def test_a_scene_of_many_views_is_rendered_from_all_of_them(tmp_path):
+  told = json.loads((SCENE / "transforms.json").read_text())
+  shutil.copytree(SCENE / "images", tmp_path / "images")
+  (tmp_path / "transforms.json").write_text(json.dumps(told | {"frames": told["frames"] * 3}))
+  given = inputs.read(settings.parse(["render", str(tmp_path), "--size=32"]))
+  assert len(given.images) == 24
 
 
 def test_splats_are_fitted_where_nerfstudio_is_and_explained_where_not(
