@@ -84,7 +84,7 @@ EDITS: dict[str, dict[str, Any]] = {  # row: what it sets
   "SDEdit .25": {"method": "sdedit", "distill.sdedit": 0.25, "distill.t_min": 49},
   "SDEdit .5": {"method": "sdedit", "distill.sdedit": 0.5, "distill.t_min": 49},
   "SDEdit .75": {"method": "sdedit", "distill.sdedit": 0.75, "distill.t_min": 49},
-  "coupled sampling": {"method": "coupled", "distill.t_min": 49},
+  "coupled sampling": {"method": "coupled"},
   "collaborative": {"method": "collaborative", "distill.t_min": 49, "distill.upper": 950},
   "DGE-like teacher": {"method": "teacher_only", "teacher.extended": True},
   "extended attention": {"teacher.extended": True},

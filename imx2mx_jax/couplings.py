@@ -61,7 +61,7 @@ def coupled(
   taus: tuple[int, ...],
   pull: float,
 ) -> Float[Array, "T h w 4"]:
-  """The student's last clean estimate of two samplings that are pulled together.
+  """What two samplings that are pulled together end with: the student's clean estimate, pulled.
 
   zeta: noise at the level of the first of the descending timesteps, which both walk down, the
   teacher without fresh noise. pull: the share of the difference between the two clean estimates by
@@ -88,7 +88,7 @@ def coupled(
     levels = (method.student.schedule.sigma(place) for place in (tau, after))
     zeta = diffusion.euler_step(zeta, pulled, *levels)
     z = diffusion.add_noise(z0, (z - alpha * z0) / sigma, *SCHEDULE.alpha_sigma(after))
-    return (zeta, z, zeta0), None
+    return (zeta, z, pulled), None
 
   carry = zeta, z, jnp.zeros_like(zeta)
   return jax.lax.scan(step, carry, (places, following, key_views))[0][2]

@@ -363,7 +363,7 @@ def _stepped(loop: _Loop, tau: int, tau_next: int) -> Generator[Waiting, None, N
 
 
 def _coupled(loop: _Loop, seat: seats.Alone) -> Float[Array, "T h w 4"]:
-  """The student's last prediction where the teacher is its partner all the way down."""
+  """What the student comes to where the teacher is its partner all the way down."""
   taus, state, task = tuple(tau for tau, _ in loop.plan), seat.state(), seat.task
   student, pull = state.params["student"], loop.run.couple.pull
   levels = {"taus": taus, "pull": pull}

@@ -75,6 +75,14 @@ def test_the_pull_brings_each_view_to_what_the_teacher_wants_and_leaves_the_refe
   np.testing.assert_allclose(pulled[0], alone[0], rtol=1e-4)
 
 
+def test_all_of_the_way_the_views_are_what_the_teacher_wants_on_its_grid():
+  teacher = Wants(jnp.array([3.0, -3.0]), jnp.float32(1))
+  _, pulled = coupled(teacher, 1.0)
+  shrunk = distill.align(METHOD, {}, jnp.asarray(pulled))
+  wanted = jnp.broadcast_to(teacher.values[:, None, None, None], shrunk.shape)
+  np.testing.assert_allclose(shrunk, wanted, atol=0.35)
+
+
 def test_a_teacher_that_goes_over_the_views_leads_them_to_what_it_wants():
   teacher, z0 = Wants(jnp.array([3.0, -3.0]), jnp.float32(1)), jnp.zeros((2, 4, 4, 4))
   found = couplings.polished(teacher, z0, KEY, ts=diffusion.teacher_timesteps(0.4, 5))
