@@ -183,7 +183,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
 
 
 def test_a_report_that_fails_costs_the_run_a_sentence_and_no_more(tmp_path, capsys):
-  session._report(epath.Path(tmp_path))
+  session.write_report(epath.Path(tmp_path))
   said = capsys.readouterr().out
   assert said.startswith("no report was written (ReportError: ") and said.count("\n") == 1
 
