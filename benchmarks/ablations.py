@@ -123,9 +123,9 @@ MEASURES = ("sim", "dir", "cons", "warp", "warp_objects", "psnr", "color", "shar
 COSTS = ("seconds", "memory")  # of an edit; memory in GB
 
 
-def sets(row: str) -> list[str]:
-  """What a row sets, as on a command line."""
-  return [f"{name}={value}" for name, value in EDITS.get(row, {}).items()]
+def sets(row: str) -> str:
+  """What a row sets, in a line."""
+  return " ".join(f"{name}={value}" for name, value in EDITS.get(row, {}).items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -544,7 +544,7 @@ def _refuse_other_rows(file: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -
     now = sets(line["row"])
     if (was := line.get("sets", now)) != now:
       raise ConfigError(
-        f"{file}: the row {line['row']!r} set {was} and sets {now} now; name another folder"
+        f"{file}: the row {line['row']!r} set {was!r} and sets {now!r} now; name another folder"
       )
 
 

@@ -38,9 +38,11 @@ def main(argv: Sequence[str]) -> int:
 def _estimate(args: argparse.Namespace) -> int:
   views = scene.load_scene(args.scene, config.frame_names(args.frames), size=args.size)
   files = [args.out / f"{pathlib.Path(name).stem}.png" for name in views.names]
+  if args.out.exists() and not args.out.is_dir():
+    raise SceneError(f"--out={args.out}: is a file; name a folder")
+  network = load(args.model)
   try:
     args.out.mkdir(parents=True, exist_ok=True)
-    network = load(args.model)
     for image, file in zip(pictures.to_uint8(views.images), files, strict=True):
       _write(file, sheets.png(depth_picture(network, image)))
       print(file, flush=True)

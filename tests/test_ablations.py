@@ -104,11 +104,11 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(done, one_scene, tmp_pat
 
 def test_a_row_that_meant_something_else_is_not_gone_on_with(done, one_scene, tmp_path, capsys):
   out = shutil.copytree(done, tmp_path / "out")
-  changed = [line | {"sets": ["distill.t_min=9"]} for line in lines(out)]
+  changed = [line | {"sets": "distill.t_min=9"} for line in lines(out)]
   (out / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
   assert ablations.main(arguments(out, one_scene)) == 1
   error = capsys.readouterr().err
-  assert "set ['distill.t_min=9'] and sets" in error and error.count("\n") == 1
+  assert "set 'distill.t_min=9' and sets" in error and error.count("\n") == 1
   assert lines(out) == changed
 
 

@@ -203,4 +203,4 @@ def test_depth_pictures_need_a_folder_that_can_be_written(tmp_path, capsys):
   (tmp_path / "file").touch()
   assert depth.main([str(support.SMALL["scene.path"]), f"--out={tmp_path / 'file'}"]) == 1
   error = capsys.readouterr().err
-  assert "cannot be written" in error and error.count("\n") == 1
+  assert "is a file; name a folder" in error and error.count("\n") == 1
