@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from imx2mx_jax import config, pictures, scene, sheets, terminal
+from imx2mx_jax import config, pictures, remote, scene, sheets, terminal
 from imx2mx_jax.errors import SceneError, WeightsError
 from imx2mx_jax.shapes import Float, UInt8, np
 
@@ -42,24 +42,17 @@ def _estimate(args: argparse.Namespace) -> int:
     raise SceneError(f"--out={args.out}: is a file; name a folder")
   network = load(args.model)
   try:
-    args.out.mkdir(parents=True, exist_ok=True)
     for image, file in zip(pictures.to_uint8(views.images), files, strict=True):
-      _write(file, sheets.png(depth_picture(network, image)))
+      remote.write_bytes(file, sheets.png(depth_picture(network, image)))
       print(file, flush=True)
-    _write(args.out / "NOTICE", f"depth by {args.model}\n{_terms(args.model)}\n".encode())
+    notice = f"depth by {args.model}\n{_terms(args.model)}\n"
+    remote.write_bytes(args.out / "NOTICE", notice.encode())
   except OSError as error:
     raise SceneError(
       f"--out={args.out}: cannot be written ({error.strerror or error}); name another folder"
     ) from error
   print(args.out)
   return 0
-
-
-def _write(file: pathlib.Path, content: bytes) -> None:
-  """A file, whole or not at all."""
-  temporary = file.with_name(f".{file.name}.tmp")
-  temporary.write_bytes(content)
-  temporary.replace(file)
 
 
 def load(model: str) -> Network:

@@ -120,8 +120,9 @@ def _check_controlnet(run: RunConfig, unet: UNetShape) -> None:
 def _own(run: RunConfig, models: Any, images: Float[Array, "V H W 3"]) -> teachers.Teacher:
   """What a file of the user's own makes."""
   file = run.teacher.kind
+  maker = _maker(file)
   try:
-    made = _maker(file)(run, models, images)
+    made = maker(run, models, images)
   except Exception as error:  # whatever the user's file raises
     raise _not_a_teacher(file, f"{type(error).__name__}: {error}") from error
   if not isinstance(made, teachers.Teacher):

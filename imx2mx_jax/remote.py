@@ -164,6 +164,14 @@ def read_bytes(file: epath.Path) -> bytes:
     return file.read_bytes()
 
 
+def write_bytes(file: epath.Path | pathlib.Path, content: bytes) -> None:
+  """Writes a file of this machine, whole or not at all, and its folder where there is none."""
+  file.parent.mkdir(parents=True, exist_ok=True)
+  temporary = file.with_name(f".{file.name}.tmp")
+  temporary.write_bytes(content)
+  temporary.replace(file)
+
+
 @contextlib.contextmanager
 def reaching(path: str | os.PathLike, *lets: type[Exception]) -> Iterator[None]:
   """Turns a failure on the way to a path elsewhere into a RemoteError.

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from imx2mx_jax import checkpoint
+from imx2mx_jax import checkpoint, remote
 from imx2mx_jax.errors import RunFolderError
 
 STATE = "state"
@@ -93,11 +93,7 @@ class Resumable:
     return sorted(whole, reverse=True)
 
   def _write(self, name: str, content: bytes) -> None:
-    file = self.path / name
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.parent / f".{file.name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(file)
+    remote.write_bytes(self.path / name, content)
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:

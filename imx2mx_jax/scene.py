@@ -166,8 +166,15 @@ def view_of(scene: Scene, wanted: int | str) -> int:
 
   Raises: SceneError.
   """
-  chosen = dict(zip(scene.frames, scene.file_paths, strict=True))
-  return scene.frames.index(frame_number(scene.path, chosen, wanted))
+  return place_of(scene.path, dict(zip(scene.frames, scene.file_paths, strict=True)), wanted)
+
+
+def place_of(file: object, chosen: Mapping[int, str], wanted: int | str) -> int:
+  """`view_of`, among frames alone: {position in the file: file_path}, in the views' order.
+
+  file: what a complaint begins with. Raises: SceneError.
+  """
+  return list(chosen).index(_frame_number(file, chosen, wanted))
 
 
 def read_transforms(path: epath.PathLike) -> Transforms:
@@ -267,7 +274,7 @@ def intrinsics(
   middle = (width / 2, height / 2) if in_pixels else (0.5, 0.5)
   principal = transforms.holder(index, ("cx", "cy"), authors)
   cx, cy = (
-    number(principal, key, where) if key in principal else default
+    _number(principal, key, where) if key in principal else default
     for key, default in zip(("cx", "cy"), middle, strict=True)
   )
   return np.array([[fl_x, 0, cx], [0, fl_y, cy], [0, 0, 1]])
@@ -317,7 +324,7 @@ def lens(transforms: Transforms, index: int) -> dict[str, float]:
       "undistort the pictures first (for example with COLMAP's image_undistorter)"
     )
   holder = transforms.holder(index, cameras.DISTORTION)
-  return {key: number(holder, key, where) for key in cameras.DISTORTION if key in holder}
+  return {key: _number(holder, key, where) for key in cameras.DISTORTION if key in holder}
 
 
 def cropped(
@@ -343,7 +350,7 @@ def quarters_from_file(
     return 0
   if orientation in _EXIF_QUARTERS and turned_size(transforms, index, hw):
     return _EXIF_QUARTERS[orientation]
-  wanted = zip("hw", _stated_size(transforms, index)[::-1], strict=True)
+  wanted = zip("hw", stated_size(transforms, index)[::-1], strict=True)
   stated = " and ".join(f"{key} = {value:g}" for key, value in wanted if value is not None)
   raise SceneError(
     f"{transforms.where(index)} is a picture of {hw[1]} x {hw[0]} pixels, but the file has "
@@ -359,14 +366,14 @@ def turned_size(transforms: Transforms, index: int, hw: tuple[int, int]) -> bool
 
 
 def _has_stated_size(transforms: Transforms, index: int, hw: tuple[int, int]) -> bool:
-  wanted = _stated_size(transforms, index)
+  wanted = stated_size(transforms, index)
   return all(side in (None, found) for side, found in zip(wanted, hw[::-1], strict=True))
 
 
-def _stated_size(transforms: Transforms, index: int) -> tuple[float | None, float | None]:
-  """The file's w and h, None where it does not say."""
+def stated_size(transforms: Transforms, index: int) -> tuple[float | None, float | None]:
+  """A frame's w and h in the file, None where it does not say. Raises: SceneError."""
   where, sizes = transforms.where(index), transforms.holder(index, ("w", "h"))
-  w, h = (number(sizes, key, where) if key in sizes else None for key in ("w", "h"))
+  w, h = (_number(sizes, key, where) if key in sizes else None for key in ("w", "h"))
   return w, h
 
 
@@ -439,7 +446,7 @@ def choose(
 ) -> list[int]:
   """Positions in the file's list, in the user's order; none means all. Raises: SceneError."""
   files = {i: str(frame.get("file_path", "")) for i, frame in enumerate(transforms.frames)}
-  chosen = [frame_number(transforms.file, files, wanted) for wanted in frames] or list(files)
+  chosen = [_frame_number(transforms.file, files, wanted) for wanted in frames] or list(files)
   for index in chosen:
     if chosen.count(index) > 1:
       raise SceneError(f"{transforms.where(index)} was chosen twice; name each frame once")
@@ -456,8 +463,8 @@ def choose(
   return chosen
 
 
-def frame_number(file: object, files: Mapping[int, str], wanted: int | str) -> int:
-  """The frame that is meant, among `files` (number -> file_path). Raises: SceneError."""
+def _frame_number(file: object, files: Mapping[int, str], wanted: int | str) -> int:
+  """The frame that is meant, among `files` (number -> file_path)."""
   if not isinstance(wanted, str):
     if wanted in files:
       return int(wanted)
@@ -573,18 +580,17 @@ def _warn_of_distortion(
 def _focal_length(focal: Mapping[str, object], axis: str, side: int, where: str) -> float:
   length, angle = f"fl_{axis}", f"camera_angle_{axis}"
   if length in focal:
-    value = number(focal, length, where)
+    value = _number(focal, length, where)
     if value > 0:
       return value
     raise SceneError(f"{where} has {length} = {value:g}; a focal length is above zero, in pixels")
-  value = number(focal, angle, where)
+  value = _number(focal, angle, where)
   if 0 < value < math.pi:
     return side / 2 / math.tan(value / 2)
   raise SceneError(f"{where} has {angle} = {value:g}; it is in radians, between 0 and 3.14")
 
 
-def number(holder: Mapping[str, object], key: str, where: str) -> float:
-  """A finite number of a file. where: what a complaint begins with. Raises: SceneError."""
+def _number(holder: Mapping[str, object], key: str, where: str) -> float:
   value = holder[key]
   if isinstance(value, (int, float)) and math.isfinite(value):
     return value

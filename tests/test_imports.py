@@ -51,9 +51,9 @@ MAY_IMPORT = {
   },
   "mapping": {"colmap", "matches"},
   "poses": {"colmap", "mapping", "scene", "scene_check", "terminal"},
-  "depth": {"config", "pictures", "scene", "sheets", "terminal"},
+  "depth": {"config", "pictures", "remote", "scene", "sheets", "terminal"},
   "weights": {"checkpoint", "models", "remote"},
-  "report": {"config", "matches", "report", "scene", "sheets", "terminal"},
+  "report": {"config", "matches", "remote", "report", "scene", "sheets", "terminal"},
   "evaluate": {
     "evaluate",
     "masks",
@@ -95,7 +95,7 @@ MAY_IMPORT = {
   },
   "estimates": {"config", "edit", "flops", "remote", "terminal", "weights"},
   "journal": {"sheets"},
-  "resumable": {"checkpoint"},
+  "resumable": {"checkpoint", "remote"},
   "run_folder": {
     "colmap",
     "conditions",

@@ -18,7 +18,7 @@ from imx2mx_jax.app.shelf import Shelf
 from imx2mx_jax.app.worker import Job, Status, Worker
 from imx2mx_jax.errors import SceneError, UserError
 from imx2mx_jax.render.settings import NAMES
-from imx2mx_jax.scene import FEWEST_VIEWS
+from imx2mx_jax.scene import FEWEST_VIEWS, Transforms, read_transforms
 from imx2mx_jax.shapes import np
 
 _CSS = pathlib.Path(__file__).parent / "page.css"
@@ -67,13 +67,14 @@ class Page:
     """A scene's thumbnails, with some chosen."""
     try:
       path = self._path(name)
-      wished = self._wished_frames(path)
-      frames = tasks.frames_of(path, _SHELF, wished)
-      images = tasks.thumbnails(path, frames, shelves.SIDE)
+      transforms = read_transforms(path)
+      wished = self._wished_frames(path, transforms)
+      frames = tasks.frames_of(transforms, _SHELF, wished)
+      images = tasks.thumbnails(transforms, frames, shelves.SIDE)
     except UserError as error:
       failed = words.status(str(error), failed=True)
       return None, [], "", gr.update(visible=False, value=False), failed
-    left = tasks.count_of(path) - len(frames)
+    left = len(transforms.frames) - len(frames)
     shelf = Shelf(path, tuple(frames), tuple(images), wished or _spread(frames), left)
     mask = gr.update(visible=(path / uploads.MASKS).is_dir(), value=False)
     return shelf, shelf.marked(), shelf.told(), mask, gr.skip()
@@ -206,13 +207,13 @@ class Page:
       raise SceneError("choose a scene, or drop photographs")
     return known[name]
 
-  def _wished_frames(self, path: pathlib.Path) -> tuple[int, ...]:
+  def _wished_frames(self, path: pathlib.Path, transforms: Transforms) -> tuple[int, ...]:
     """The settings' own views of their own scene, the reference first; none of others."""
     scene = self._setting.tree.scene
     names = config.frame_names(scene.frames)
     if path != own_scene(self._setting.tree) or not names:
       return ()
-    return tasks.numbers_of(path, names, config.frame_names(scene.reference))
+    return tasks.numbers_of(transforms, names, config.frame_names(scene.reference))
 
   def _wished(
     self,

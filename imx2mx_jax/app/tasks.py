@@ -163,32 +163,22 @@ def _follow(heard: Connection, job: Job) -> None:
   job.stop.obeyed = True
 
 
-def thumbnails(path: pathlib.Path, frames: Sequence[int], side: int) -> list[np.ndarray]:
+def thumbnails(transforms: scene.Transforms, frames: Sequence[int], side: int) -> list[np.ndarray]:
   """The frames' pictures, whole and upright, no longer than `side`. Raises: SceneError."""
-  transforms = scene.read_transforms(path)
   return [_small(scene.read_picture(transforms, frame)[0], side) for frame in frames]
 
 
-def count_of(path: pathlib.Path) -> int:
-  """How many frames a scene has. Raises: SceneError."""
-  return len(scene.read_transforms(path).frames)
-
-
-def frames_of(path: pathlib.Path, most: int, wished: Sequence[int] = ()) -> list[int]:
-  """At most so many of a scene's frames, evenly from its list, and those wished for.
-
-  Raises: SceneError.
-  """
-  count = count_of(path)
+def frames_of(transforms: scene.Transforms, most: int, wished: Sequence[int] = ()) -> list[int]:
+  """At most so many of a scene's frames, evenly from its list, and those wished for."""
+  count = len(transforms.frames)
   evenly = np.linspace(0, count - 1, min(count, most)).round()
   return sorted({int(i) for i in evenly}.union(wished))
 
 
 def numbers_of(
-  path: pathlib.Path, names: Sequence[int | str], reference: Sequence[int | str]
+  transforms: scene.Transforms, names: Sequence[int | str], reference: Sequence[int | str]
 ) -> tuple[int, ...]:
   """The frames that are named, the reference first if it is one of them. Raises: SceneError."""
-  transforms = scene.read_transforms(path)
   numbers = scene.choose(transforms, names)
   first = scene.choose(transforms, reference, fewest=1) if reference else []
   return tuple(dict.fromkeys([*(n for n in first if n in numbers), *numbers]))

@@ -123,7 +123,7 @@ def _order(
 
   chosen: the photographs' file_path by their frame's position in the scene's file.
   """
-  place = lambda name: list(chosen).index(scene.frame_number(path, chosen, name))
+  place = lambda name: scene.place_of(path, chosen, name)
   if wanted.views:
     return [place(name) for name in run_config.frame_names(wanted.views)]
   all_views = list(range(len(chosen)))
@@ -171,10 +171,9 @@ def _wanted_cameras(transforms: scene.Transforms, hw: tuple[int, int]) -> paths.
 
 def _stated_size(transforms: scene.Transforms, index: int) -> tuple[int, int]:
   """A frame's height and width in pixels. Raises: SceneError."""
-  where, sizes = transforms.where(index), transforms.holder(index, ("w", "h"))
-  if not {"w", "h"} <= sizes.keys():
+  where, (width, height) = transforms.where(index), scene.stated_size(transforms, index)
+  if width is None or height is None:
     raise SceneError(f"{where} has no w and h; add the size in pixels that its intrinsics mean")
-  height, width = (int(scene.number(sizes, key, where)) for key in ("h", "w"))
-  if min(height, width) < 1:
+  if min(width, height) < 1:
     raise SceneError(f"{where} has the size {width} x {height}; both must be 1 or more")
-  return height, width
+  return int(height), int(width)

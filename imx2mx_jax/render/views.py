@@ -31,7 +31,7 @@ class Models:
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-  """Some of the path's frames. done, total: frames that are finished, and all.
+  """Some of the path's frames. done: how many are finished.
 
   anchors: what a later call needs to go on from the first pass; else empty.
   """
@@ -39,7 +39,6 @@ class Rendered:
   frames: tuple[int, ...]
   images: UInt8[np.ndarray, "F H W 3"]
   done: int
-  total: int
   anchors: Mapping[str, np.ndarray]
 
 
@@ -109,8 +108,7 @@ def render(
   """
   passes = plan(wanted, inputs, len(path[0]))
   work = _prepare(wanted, inputs, path, models)
-  total = len(path[0])
-  finished = {frame for frame in range(total) if frame in done}
+  finished = {frame for frame in range(len(path[0])) if frame in done}
   first = bool(passes.anchors) and (anchors is None or not finished.issuperset(passes.anchors))
   known = finished.union(passes.anchors)
   missing = [tuple(sorted(set(chunk) - known)) for chunk in passes.chunks]
@@ -118,14 +116,14 @@ def render(
   if first:
     images, anchors = yield from _first_pass(work, passes, later=len(chunks))
     finished = known
-    yield Rendered(passes.anchors, images, len(finished), total, anchors)
+    yield Rendered(passes.anchors, images, len(finished), anchors)
   anchors = {name: np.asarray(array) for name, array in (anchors or {}).items()}
   for later, number in zip(reversed(range(len(chunks))), chunks, strict=True):
     images = yield from _chunk(work, passes, anchors, number, later)
     frames = missing[number]
     images = images[[passes.chunks[number].index(frame) for frame in frames]]
     finished = finished.union(frames)
-    yield Rendered(frames, images, len(finished), total, {})
+    yield Rendered(frames, images, len(finished), {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +226,7 @@ def _sampled(
     left = wanted.steps * (later + 1) - step - together
     yield Advanced(together, left, time.monotonic() - began)
   with sharding.on(_mesh()):
-    return zeta, _decoded(work.models.vae, zeta)
+    return zeta, jax.jit(teachers.decode)(work.models.vae, zeta)
 
 
 def _mesh() -> Mesh:
@@ -246,8 +244,3 @@ def _advanced(
   levels: sampler.Levels,
 ) -> Float[Array, "T h w 4"]:
   return sampler.advance(student, params, cond, scales, zeta, levels)[0]
-
-
-@jax.jit
-def _decoded(vae: Network, zeta: Float[Array, "T h w 4"]) -> Float[Array, "T H W 3"]:
-  return teachers.decode(vae, zeta)

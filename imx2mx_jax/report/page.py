@@ -12,7 +12,7 @@ import jinja2
 from etils import epath
 from PIL import Image
 
-from imx2mx_jax import config, terminal
+from imx2mx_jax import config, remote, terminal
 from imx2mx_jax.errors import ReportError
 from imx2mx_jax.report import measures, plots, runs
 from imx2mx_jax.report import pairs as matched
@@ -164,10 +164,7 @@ def _date(moment: str) -> str:
 
 def _write(file: epath.Path, page: str) -> epath.Path:
   try:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.parent / f".{file.name}.tmp"
-    temporary.write_text(page)
-    temporary.replace(file)
+    remote.write_bytes(file, page.encode())
   except OSError as error:
     raise ReportError(
       f"{file} cannot be written ({error.strerror}); give another place with --out=FILE"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imx2mx_jax import config, edit, poses
+from imx2mx_jax import config, edit, poses, scene
 from imx2mx_jax.app import shelf, tasks
 from imx2mx_jax.app.worker import Job
 from imx2mx_jax.errors import ConfigError
@@ -118,14 +118,14 @@ def test_many_frames_are_shown_evenly(tmp_path):
   content = json.loads((SCENE / "transforms.json").read_text())
   content["frames"] *= 25
   (tmp_path / "scene" / "transforms.json").write_text(json.dumps(content))
-  frames = tasks.frames_of(tmp_path / "scene", 40)
+  frames = tasks.frames_of(scene.read_transforms(tmp_path / "scene"), 40)
   assert len(frames) == 40 and frames[0] == 0 and frames[-1] == 199
   assert set(np.diff(frames)) == {5, 6}
-  assert tasks.frames_of(SCENE, 40) == list(range(8))
+  assert tasks.frames_of(scene.read_transforms(SCENE), 40) == list(range(8))
 
 
 def test_chosen_thumbnails_differ_from_the_others():
-  pictures = tasks.thumbnails(SCENE, [0, 0], shelf.SIDE)
+  pictures = tasks.thumbnails(scene.read_transforms(SCENE), [0, 0], shelf.SIDE)
   chosen, other = shelf.marked(pictures, [0, None])
   assert chosen.size == other.size == (shelf.SIDE, shelf.SIDE)
   assert chosen.getpixel((3, 200)) == (47, 93, 124)
@@ -155,7 +155,7 @@ def test_before_and_after_are_equally_large(tree, tmp_path):
 
 
 def test_a_click_adds_a_view_or_takes_it_out_and_the_order_is_the_clicks():
-  pictures = tuple(tasks.thumbnails(SCENE, [0], 8)) * 3
+  pictures = tuple(tasks.thumbnails(scene.read_transforms(SCENE), [0], 8)) * 3
   chosen = shelf.Shelf(pathlib.Path("x"), (0, 5, 9), pictures, ())
   assert "2 to 20 views" in chosen.told()
   for place in (2, 0, 1, 0):
